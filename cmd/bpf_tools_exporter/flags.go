@@ -1,0 +1,184 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/alecthomas/units"
+	"github.com/go-kit/log"
+	"github.com/prometheus/common/version"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"bpf_tools_exporter/tools"
+	"bpf_tools_exporter/tools/backend"
+)
+
+// flags is all that the command line says.
+type flags struct {
+	catalog  *tools.Catalog
+	enabled  map[string]bool
+	options  map[string]map[string]bool
+	backends []string
+	pinned   map[string]string
+
+	excludeSelf bool
+	maxSeries   int
+	seriesIdle  time.Duration
+	cpuLimit    float64
+	memoryLimit units.Base2Bytes
+
+	toolkit                *toolkit.FlagConfig
+	telemetryPath          string
+	maxRequests            int
+	disableExporterMetrics bool
+	pprof                  bool
+	logLevel, logFormat    string
+}
+
+// parseFlags reads the command line, and the catalogue, as each tool has flags
+// of its own.
+func parseFlags(args []string) (*flags, error) {
+	dirs, err := toolDirs(args)
+	if err != nil {
+		return nil, err
+	}
+	f := &flags{options: make(map[string]map[string]bool), pinned: make(map[string]string)}
+	if f.catalog, err = tools.Load(dirs); err != nil {
+		return nil, err
+	}
+	app := kingpin.New("bpf_tools_exporter", "Runs BPF tools (bcc, libbpf-tools, bpftrace) and exports what they see as Prometheus metrics.")
+	app.Version(version.Print("bpf_tools_exporter"))
+	app.HelpFlag.Short('h')
+	app.UsageWriter(os.Stdout)
+	choose := f.addToolFlags(app)
+	f.addFlags(app)
+	if _, err := app.Parse(args); err != nil {
+		return nil, fmt.Errorf("%w; see --help", err)
+	}
+	choose()
+	return f, f.check()
+}
+
+// toolDirs finds --tools.directory ahead of the parser, whose flags depend on
+// what is in there.
+func toolDirs(args []string) ([]string, error) {
+	const name = "--tools.directory"
+	var dirs []string
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if value, ok := strings.CutPrefix(arg, name+"="); ok {
+			dirs = append(dirs, value)
+		} else if arg == name {
+			if i+1 == len(args) {
+				return nil, fmt.Errorf("%s wants a folder", name)
+			}
+			dirs = append(dirs, args[i+1])
+		}
+	}
+	return dirs, nil
+}
+
+// addToolFlags adds the flags of each tool. The function it returns works out,
+// after parsing, which tools run.
+func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
+	disable := app.Flag("collector.disable-defaults", "Run no tool but those that are switched on by a flag.").Bool()
+	wanted, byUser := make(map[string]*bool), make(map[string]*bool)
+	for _, d := range f.catalog.Tools() {
+		state := "off"
+		if d.Default {
+			state = "on"
+		}
+		wanted[d.Name], byUser[d.Name] = new(bool), new(bool)
+		app.Flag("collector."+d.Name, fmt.Sprintf("Run %s: %s (default: %s)", d.Name, d.Help, state)).
+			Default(fmt.Sprint(d.Default)).IsSetByUser(byUser[d.Name]).BoolVar(wanted[d.Name])
+		f.addOptions(app, d)
+		pin := new(string)
+		app.Flag("tools."+d.Name+".backend", "The only backend that may serve "+d.Name+".").PlaceHolder("BACKEND").
+			Action(func(*kingpin.ParseContext) error { f.pinned[d.Name] = *pin; return nil }).EnumVar(pin, append([]string{""}, backend.Names...)...)
+	}
+	return func() {
+		f.enabled = make(map[string]bool)
+		for name, on := range wanted {
+			f.enabled[name] = *on && (*byUser[name] || !*disable)
+		}
+	}
+}
+
+func (f *flags) addOptions(app *kingpin.Application, d *tools.Definition) {
+	values := make(map[string]bool)
+	f.options[d.Name] = values
+	for name, option := range d.Options {
+		value := new(bool)
+		app.Flag("collector."+d.Name+"."+name, option.Help).Default(fmt.Sprint(option.Default)).
+			Action(func(*kingpin.ParseContext) error { values[name] = *value; return nil }).BoolVar(value)
+	}
+}
+
+func (f *flags) addFlags(app *kingpin.Application) {
+	app.Flag("collector.exclude-self", "Leave the exporter's own processes, and sessions with its port, out of the counts.").Default("true").BoolVar(&f.excludeSelf)
+	app.Flag("tools.directory", "Folder with more tools, each a subfolder with a tool.yaml. Repeatable.").PlaceHolder("DIR").ExistingDirs()
+	backends := app.Flag("tools.backends", "Backends that may serve, in order of preference.").Default(strings.Join(backend.Names, ",")).String()
+	app.Action(func(*kingpin.ParseContext) error { f.backends = strings.Split(*backends, ","); return nil })
+	app.Flag("tools.max-series", "Series per metric; further ones are counted in one whose labels are \"other\".").Default("500").IntVar(&f.maxSeries)
+	app.Flag("tools.series-idle", "How long a series must be without change before it makes room for a new one.").Default("1h").DurationVar(&f.seriesIdle)
+	app.Flag("tools.cpu-limit", "Cores that one tool's process may take, over a minute, before it is stopped; 0 is no limit.").Default("1").Float64Var(&f.cpuLimit)
+	app.Flag("tools.memory-limit", "Resident memory that one tool's process may take before it is stopped; 0 is no limit.").Default("512MiB").BytesVar(&f.memoryLimit)
+	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
+	app.Flag("web.max-requests", "Scrapes that may run at once; 0 is no limit.").Default("40").IntVar(&f.maxRequests)
+	app.Flag("web.disable-exporter-metrics", "Leave out the metrics about the exporter's own process (go_*, process_*).").BoolVar(&f.disableExporterMetrics)
+	app.Flag("web.enable-pprof", "Serve the exporter's own profiles at /debug/pprof/.").BoolVar(&f.pprof)
+	app.Flag("log.level", "Least severity that is logged: debug, info, warn or error.").Default("info").EnumVar(&f.logLevel, "debug", "info", "warn", "error")
+	app.Flag("log.format", "Format of log lines: logfmt or json.").Default("logfmt").EnumVar(&f.logFormat, "logfmt", "json")
+	f.toolkit = kingpinflag.AddFlags(app, ":10101")
+}
+
+func (f *flags) check() error {
+	for i, name := range f.backends {
+		if !slices.Contains(backend.Names, name) {
+			return fmt.Errorf("--tools.backends: no backend %q: want some of %s", name, strings.Join(backend.Names, ","))
+		}
+		if slices.Contains(f.backends[:i], name) {
+			return fmt.Errorf("--tools.backends: %s stands there twice", name)
+		}
+	}
+	switch {
+	case f.maxSeries < 1 || f.maxSeries > 100000:
+		return fmt.Errorf("--tools.max-series: %d: want 1 to 100000", f.maxSeries)
+	case f.seriesIdle <= 0:
+		return fmt.Errorf("--tools.series-idle: %s: want more than 0", f.seriesIdle)
+	case f.cpuLimit < 0:
+		return fmt.Errorf("--tools.cpu-limit: %g: want 0 or more", f.cpuLimit)
+	case f.memoryLimit < 0:
+		return fmt.Errorf("--tools.memory-limit: %s: want 0 or more", f.memoryLimit)
+	case !strings.HasPrefix(f.telemetryPath, "/"):
+		return fmt.Errorf("--web.telemetry-path: %q: want a path that begins with /", f.telemetryPath)
+	}
+	return nil
+}
+
+func (f *flags) managerConfig(sink tools.Sink, logger log.Logger) tools.Config {
+	return tools.Config{
+		Catalog: f.catalog, Enabled: f.enabled, Options: f.options, Backends: f.backends, Pinned: f.pinned,
+		ExcludeSelf: f.excludeSelf, ListenPort: f.listenPort(),
+		CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Logger: logger,
+	}
+}
+
+// listenPort is the port of the first listen address that has one; of more
+// ports than one, only the first is known as the exporter's own.
+func (f *flags) listenPort() string {
+	for _, address := range *f.toolkit.WebListenAddresses {
+		if _, port, err := net.SplitHostPort(address); err == nil && port != "0" {
+			return port
+		}
+	}
+	return ""
+}

@@ -1,0 +1,139 @@
+// Command bpf_tools_exporter runs the BPF tools that operators trust and turns
+// what they print into Prometheus metrics.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/version"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+	sloggokit "github.com/tjhop/slog-gokit"
+
+	"bpf_tools_exporter/cmd/bpf_tools_exporter/web"
+	"bpf_tools_exporter/collector"
+	"bpf_tools_exporter/tools"
+	"bpf_tools_exporter/tools/backend"
+)
+
+// refreshTimeout bounds how long a scrape waits for fresh values.
+const refreshTimeout = time.Second
+
+func main() {
+	if err := run(os.Args[1:], os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "bpf_tools_exporter:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until a signal ends it. Errors are one line, and come before
+// anything is started where the fault is in flags or definitions.
+func run(args []string, logTo io.Writer) error {
+	f, err := parseFlags(args)
+	if err != nil {
+		return err
+	}
+	if err := toolkit.Validate(*f.toolkit.WebConfigFile); err != nil {
+		return fmt.Errorf("--web.config.file: %w", err)
+	}
+	logger, slogger := newLoggers(logTo, f.logLevel, f.logFormat)
+	// A little more work for the collector of a program that sleeps nearly
+	// always, and a third less memory.
+	debug.SetGCPercent(50)
+	if err := mountTracefs(logger); err != nil {
+		return err
+	}
+	_ = level.Info(logger).Log("msg", "starting bpf_tools_exporter", "version", version.Info(), "build", version.BuildContext())
+
+	samples := collector.New(collector.Config{MaxSeries: f.maxSeries, IdleAfter: f.seriesIdle, ScrapeTimeout: refreshTimeout})
+	for _, d := range f.catalog.Tools() {
+		if f.enabled[d.Name] {
+			if err := samples.AddTool(d); err != nil {
+				return err
+			}
+		}
+	}
+	manager := tools.NewManager(f.managerConfig(samples, logger))
+	samples.SetTools(manager)
+	manager.Start()
+	defer manager.Stop()
+	return serve(f, newRegistry(f, samples), manager, logger, slogger)
+}
+
+func newLoggers(to io.Writer, logLevel, format string) (log.Logger, *slog.Logger) {
+	to = log.NewSyncWriter(to)
+	logger := log.NewLogfmtLogger(to)
+	if format == "json" {
+		logger = log.NewJSONLogger(to)
+	}
+	logger = log.With(logger, "ts", log.DefaultTimestampUTC)
+	logger = level.NewFilter(logger, level.Allow(level.ParseDefault(logLevel, level.InfoValue())))
+	var slogLevel slog.Level
+	_ = slogLevel.UnmarshalText([]byte(logLevel)) // an enum of the same words
+	return logger, slog.New(sloggokit.NewGoKitHandler(logger, slogLevel))
+}
+
+func mountTracefs(logger log.Logger) error {
+	mounted, err := backend.MountTracefs()
+	for _, dir := range mounted {
+		_ = level.Info(logger).Log("msg", "mounted what tracepoints need", "dir", dir)
+	}
+	return err
+}
+
+func newRegistry(f *flags, samples prometheus.Collector) *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(samples, versioncollector.NewCollector("bpf_tools_exporter"))
+	if !f.disableExporterMetrics {
+		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	return registry
+}
+
+func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, logger log.Logger, slogger *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(slogger.Handler(), slog.LevelError), EnableOpenMetrics: true, MaxRequestsInFlight: f.maxRequests,
+	})
+	server := &http.Server{
+		Handler: web.Handler(web.Config{
+			Tools: manager, Metrics: metrics, Logger: slogger, WebConfigFile: *f.toolkit.WebConfigFile, TelemetryPath: f.telemetryPath,
+			Version: version.Version, EnablePprof: f.pprof, Done: ctx.Done(),
+		}),
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(slogger.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- toolkit.ListenAndServe(server, f.toolkit, slogger) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	_ = level.Info(logger).Log("msg", "stopping")
+	deadline, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(deadline); err != nil {
+		server.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

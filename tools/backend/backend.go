@@ -1,0 +1,105 @@
+// Package backend finds the programs of bcc, libbpf-tools and bpftrace on this
+// host, and tells what the running kernel has.
+//
+// The same tool is called by other names in other distributions, and other
+// programs are called like it. So there is a list of places to look, and what
+// is there is known by its content.
+package backend
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// The backends, by the names that flags and definitions use.
+const (
+	BPFtrace = "bpftrace"
+	Libbpf   = "libbpf-tools"
+	BCC      = "bcc"
+)
+
+// Names are all backends in the default order of preference.
+var Names = []string{BPFtrace, Libbpf, BCC}
+
+// ErrNotInstalled is wrapped by Find's error when nothing fits.
+var ErrNotInstalled = errors.New("not installed")
+
+// Dirs are where programs are looked for. A service's PATH says nothing: what
+// is found runs as root.
+var Dirs = []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"}
+
+// candidates are the paths under which distributions install a tool.
+func candidates(backend, tool string) []string {
+	var names, paths []string
+	switch backend {
+	case BPFtrace:
+		names = []string{"bpftrace"}
+	case Libbpf:
+		// Debian 13, APP_PREFIX builds, Debian 12.
+		names = []string{tool + "-libbpf", "bpf-" + tool, tool}
+	case BCC:
+		// Debian; Fedora, RHEL and Arch.
+		names = []string{tool + "-bpfcc"}
+		paths = []string{"/usr/share/bcc/tools/" + tool, "/usr/share/bcc/tools/bpf-" + tool}
+	}
+	for _, name := range names {
+		for _, dir := range Dirs {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths
+}
+
+// Find returns the path of the program by which a backend provides a tool; the
+// tool's name is of no matter to bpftrace. The error wraps ErrNotInstalled and
+// names the first path whose content did not fit, if there was one.
+func Find(backend, tool string) (string, error) {
+	var misfit string
+	for _, path := range candidates(backend, tool) {
+		info, err := os.Stat(path)
+		if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+			continue
+		}
+		if isBackend(backend, path) {
+			return path, nil
+		}
+		if misfit == "" {
+			misfit = path
+		}
+	}
+	if misfit != "" {
+		return "", fmt.Errorf("%w (%s is another program)", ErrNotInstalled, misfit)
+	}
+	return "", ErrNotInstalled
+}
+
+// isBackend looks into the file: libbpf-tools are ELF programs that load BPF
+// objects with libbpf, bcc's are Python scripts that import bcc. perf-tools
+// has shell scripts of the same names.
+func isBackend(backend, path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	// A libbpf tool has its strings well within the first MiB or two.
+	content, err := io.ReadAll(io.LimitReader(f, 8<<20))
+	if err != nil {
+		return false
+	}
+	elf := bytes.HasPrefix(content, []byte("\x7fELF"))
+	switch backend {
+	case BPFtrace:
+		return elf || bytes.HasPrefix(content, []byte("#!"))
+	case Libbpf:
+		return elf && bytes.Contains(content, []byte("bpf_object__")) && !bytes.Contains(content, []byte("libbcc"))
+	case BCC:
+		first, _, _ := bytes.Cut(content, []byte("\n"))
+		return bytes.HasPrefix(first, []byte("#!")) && bytes.Contains(first, []byte("python")) && bytes.Contains(content, []byte("from bcc import"))
+	}
+	return false
+}

@@ -1,0 +1,208 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"bpf_tools_exporter/tools/output"
+	"bpf_tools_exporter/tools/process"
+)
+
+// Bounds of a child's lines: a bpftrace line holds a whole map, and a text
+// tool's line a whole command line, which is at most 128 KiB per argument.
+const (
+	maxMapLine  = 4 << 20
+	maxTextLine = 256 << 10
+)
+
+// grace is how long a tool has to end after SIGINT.
+const grace = 2 * time.Second
+
+// A child is one process that serves one tool or, for bpftrace, several. It is
+// made anew for each start.
+type child struct {
+	members []*member
+	path    string
+	started time.Time
+	process *process.Process
+
+	attached chan struct{} // closed when the child is known to see events
+	once     sync.Once
+
+	mu      sync.Mutex
+	lines   []string // the last of stderr, and of stdout that was no output
+	answer  chan struct{}
+	missed  int       // requests in a row without an answer
+	since   time.Time // of the first of those
+	last    time.Time // of the last answer
+	flush   func()
+	answers bool // a bpftrace, which is asked for its values
+	retired bool // its accounts are settled; under the runner's lock
+}
+
+// member is a tool with the source that a child serves it from.
+type member struct {
+	tool   *tool
+	source *Source
+	feed   *feed
+
+	rows    *output.Columns // of a bpftrace script; nil if it prints none
+	columns []string        // reused
+}
+
+func newMember(t *tool, s *Source, sink Sink, own *ownDoings) *member {
+	m := &member{tool: t, source: s, feed: newFeed(t.def, s, sink, t.ring, &t.counters, own)}
+	if s.Rows != "" {
+		m.rows, _ = output.NewColumns(s.Rows, nil) // checked by the catalogue
+	}
+	return m
+}
+
+func (c *child) markAttached() { c.once.Do(func() { close(c.attached) }) }
+
+// note keeps a line for the reason of a failure.
+func (c *child) note(line []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.lines) == 20 {
+		c.lines = c.lines[1:]
+	}
+	c.lines = append(c.lines, printable(string(line[:min(len(line), 400)])))
+}
+
+// printable makes one plain line of what a tool says.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// complaint is the line that says best why a child failed: the first that
+// speaks of an error, or else the last.
+func (c *child) complaint() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, line := range c.lines {
+		lower := strings.ToLower(line)
+		// bpftrace says so under any low limit, and goes on.
+		if strings.Contains(lower, "rlimit_memlock") {
+			continue
+		}
+		for _, word := range []string{"error", "unable to", "failed", "could not attach", "not found", "traceback"} {
+			if strings.Contains(lower, word) {
+				return strings.TrimSpace(line)
+			}
+		}
+	}
+	if len(c.lines) > 0 {
+		return strings.TrimSpace(c.lines[len(c.lines)-1])
+	}
+	return ""
+}
+
+// stderr is drained always; losses in it are counted for the tool, or for each
+// tool that shares the child, as nothing tells whose they are.
+func (c *child) stderr(line []byte, _ bool) {
+	if n, ok := output.Losses(line); ok {
+		c.lost(n)
+		return
+	}
+	c.note(line)
+}
+
+func (c *child) lost(n uint64) {
+	for _, m := range c.members {
+		m.tool.counters.lost.Add(n)
+	}
+}
+
+// startText runs an upstream tool. Its stdout is a terminal, as libbpf-tools
+// hold 4 KiB back on a pipe.
+func startText(m *member, path string, interest func(*process.Process)) (*child, error) {
+	c := &child{members: []*member{m}, path: path, attached: make(chan struct{}), started: time.Now()}
+	decode, flush := m.feed.lineDecoder()
+	c.flush = flush
+	var mu sync.Mutex
+	env := append(process.DefaultEnv(), "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
+	p, err := process.Start(process.Spec{
+		Path: path, Args: m.source.Command[1:], Env: env, PTY: true, MaxLine: maxTextLine, Grace: grace,
+		Stdout: func(line []byte, cut bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			if isStartupError(line) {
+				c.note(line)
+				return
+			}
+			decode(line, cut)
+		},
+		Stderr: c.stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.process = p
+	interest(p)
+	return c, nil
+}
+
+// isStartupError knows what bcc prints on stdout when it cannot run: without
+// kernel headers or kprobes.
+func isStartupError(line []byte) bool {
+	s := string(line[:min(len(line), 80)])
+	return strings.HasPrefix(s, "Unable to find kernel headers") || strings.HasPrefix(s, "ERROR: ")
+}
+
+// awaitText waits until a text tool has BPF programs loaded.
+func (c *child) awaitText(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if bpfPrograms(c.process.Pid()) > 0 {
+			c.markAttached()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-c.process.Done():
+			return c.failure()
+		case <-ctx.Done():
+			return c.timeout(ctx)
+		}
+	}
+}
+
+// failure says how a child ended that should not have.
+func (c *child) failure() error {
+	if said := c.complaint(); said != "" {
+		return fmt.Errorf("%s: %s", c.process.Exit(), said)
+	}
+	return fmt.Errorf("%s", c.process.Exit())
+}
+
+func (c *child) timeout(ctx context.Context) error {
+	return fmt.Errorf("not attached after %s", time.Since(c.started).Round(time.Second))
+}
+
+// bpfPrograms counts the BPF programs that a process holds.
+func bpfPrograms(pid int) int {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, entry := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && target == "anon_inode:bpf-prog" {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,207 @@
+package tools
+
+import (
+	"io/fs"
+	"strings"
+)
+
+// A Definition is one tool of the catalogue: the content of its tool.yaml.
+// The built-in ones and an operator's own have the same shape and rights.
+type Definition struct {
+	// Name is the tool's name and that of its folder, as bcc calls it.
+	Name string `yaml:"name"`
+	// Help says in one line what the tool shows.
+	Help string `yaml:"help"`
+	// Mode is "continuous".
+	Mode string `yaml:"mode"`
+	// Default tells whether the tool runs unless it is switched off.
+	Default bool `yaml:"default"`
+	// Docs are addresses of the upstream tool's man page and examples.
+	Docs []string `yaml:"docs"`
+	// Fields are what an event, or the key of a table, consists of, in the
+	// order in which the tool's page shows them.
+	Fields Fields `yaml:"fields"`
+	// Options are switched by flags named --collector.NAME.OPTION.
+	Options map[string]Option `yaml:"options"`
+	// Exclude names the fields by which the exporter's own doings are known.
+	Exclude Exclude `yaml:"exclude_self"`
+	// Sources can serve the tool, in order of preference.
+	Sources []*Source `yaml:"sources"`
+	// Metrics are what the tool's samples become.
+	Metrics []*Metric `yaml:"metrics"`
+
+	dir  fs.FS  // the folder that holds tool.yaml and the scripts
+	file string // tool.yaml as error messages name it
+}
+
+// Field is a named column with its type: "string", "int" or "float".
+type Field struct {
+	Name, Type string
+}
+
+// Fields keeps the order of a mapping from name to type.
+type Fields []Field
+
+// Option is a switch of one tool.
+type Option struct {
+	Help    string `yaml:"help"`
+	Default bool   `yaml:"default"`
+}
+
+// Exclude tells which fields hold process ids (compared with the exporter's
+// and its children's) and local ports (compared with the exporter's own).
+type Exclude struct {
+	PIDs  []string `yaml:"pids"`
+	Ports []string `yaml:"ports"`
+}
+
+// A Source is one program that can serve a tool.
+type Source struct {
+	// Backend is "bpftrace", "libbpf-tools" or "bcc".
+	Backend string `yaml:"backend"`
+	// When lists the options with the values under which this source is
+	// considered; it is not where one differs.
+	When map[string]bool `yaml:"when"`
+	// Kernel restricts the source to kernels on which it counts right.
+	Kernel Kernel `yaml:"kernel"`
+	// Scripts are the bpftrace programs, files of the tool's folder. All
+	// their probes run in the one bpftrace process that serves every tool.
+	Scripts []string `yaml:"scripts"`
+	// Command is the upstream tool's name and its arguments.
+	Command []string `yaml:"command"`
+	// Format is "columns" or "log2"; a bpftrace source has none.
+	Format string `yaml:"format"`
+	// Columns is the notation of a line (see output.NewColumns).
+	Columns string `yaml:"columns"`
+	// Headers are lines to skip.
+	Headers []string `yaml:"headers"`
+	// Unit is the length of one unit of a log2 histogram in seconds.
+	Unit float64 `yaml:"unit"`
+	// Interval is how many seconds lie between two outputs of a tool that
+	// prints at intervals; silence for much longer is a fault.
+	Interval int `yaml:"interval"`
+	// Maps are the bpftrace maps that the scripts fill.
+	Maps map[string]*Map `yaml:"maps"`
+	// Rows is the notation of the lines that the scripts print for events,
+	// without the tool's name in front.
+	Rows string `yaml:"rows"`
+	// Events is the scalar map that counts what rows are printed of; rows are
+	// rate-limited, and the difference is what was not shown.
+	Events string `yaml:"events"`
+	// Set computes fields from the source's own columns or map keys. A field
+	// that is not set has the value of the column of the same name.
+	Set map[string]string `yaml:"set"`
+
+	set     map[string]expression
+	columns []string // of a line or row
+}
+
+// Kernel is a range of kernel versions with the reason for it.
+type Kernel struct {
+	From    string `yaml:"from"`
+	Below   string `yaml:"below"`
+	Because string `yaml:"because"`
+}
+
+// Map tells what a bpftrace map holds. Values are cumulative since bpftrace
+// started.
+type Map struct {
+	// Keys are the columns of the map's key. The last one of a histogram is
+	// "slot", the native bucket that schema3() counted.
+	Keys []string `yaml:"keys"`
+	// With gives columns that the key does not have a fixed value.
+	With map[string]string `yaml:"with"`
+	// Metric takes the values: a counter their increase, a histogram with a
+	// slot its bucket counts, without one its sum.
+	Metric string `yaml:"metric"`
+	// Count takes the number of values of a stats() map.
+	Count string `yaml:"count"`
+	// Scale multiplies the values into the metric's unit.
+	Scale float64 `yaml:"scale"`
+	// Minus is a map of equal shape that is subtracted first. What the
+	// difference falls short is made up before it grows again.
+	Minus string `yaml:"minus"`
+	// Total is a scalar that counts what this map counts. It finds what a
+	// full map dropped.
+	Total string `yaml:"total"`
+}
+
+// Metric is one metric family of a tool.
+type Metric struct {
+	Name string `yaml:"name"`
+	Help string `yaml:"help"`
+	// Type is "counter" or "histogram". Histograms are of seconds.
+	Type string `yaml:"type"`
+	// Labels are fields, whose names the labels have.
+	Labels []string `yaml:"labels"`
+	// Bounded labels have few values by their nature (a direction, an
+	// errno); they are kept when the rest becomes "other".
+	Bounded []string `yaml:"bounded"`
+	// Value is the field that a counter adds and a histogram observes for
+	// each event. A counter without one counts the events.
+	Value string `yaml:"value"`
+}
+
+// HasField tells whether the tool has a field of that name.
+func (d *Definition) HasField(name string) bool {
+	return d.Fields.index(name) >= 0
+}
+
+// Metric returns the metric of that name, or nil.
+func (d *Definition) Metric(name string) *Metric {
+	for _, m := range d.Metrics {
+		if m.Name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// HasEvents tells whether some source of the tool yields events that have
+// fields to show.
+func (d *Definition) HasEvents() bool {
+	return len(d.Fields) > 0 && len(d.eventSources()) > 0
+}
+
+func (d *Definition) eventSources() []*Source {
+	var with []*Source
+	for _, s := range d.Sources {
+		if s.Rows != "" || (s.Format == "columns" && s.Interval == 0) {
+			with = append(with, s)
+		}
+	}
+	return with
+}
+
+// Script returns the text of the source's scripts with the macros expanded.
+func (d *Definition) Script(s *Source) (string, error) {
+	var text strings.Builder
+	for _, name := range s.Scripts {
+		b, err := fs.ReadFile(d.dir, name)
+		if err != nil {
+			return "", err
+		}
+		text.WriteString(expandMacros(string(b)))
+		text.WriteString("\n")
+	}
+	return text.String(), nil
+}
+
+// IsBounded tells whether the label keeps its value in an overflow series.
+func (m *Metric) IsBounded(label string) bool {
+	for _, b := range m.Bounded {
+		if b == label {
+			return true
+		}
+	}
+	return false
+}
+
+func (f Fields) index(name string) int {
+	for i, field := range f {
+		if field.Name == name {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,332 @@
+package tools
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"bpf_tools_exporter/tools/output"
+)
+
+// unknown is the value of a label that a source cannot tell.
+const unknown = "unknown"
+
+// An expression computes a field from a source's columns: a column's name, a
+// 'literal', or a function of those. See functions for what there is.
+type expression interface {
+	value(columns []string) string
+}
+
+type columnExpression int
+
+func (c columnExpression) value(columns []string) string { return columns[c] }
+
+type literalExpression string
+
+func (l literalExpression) value([]string) string { return string(l) }
+
+type callExpression struct {
+	call func(args []string) string
+	args []expression
+}
+
+func (c callExpression) value(columns []string) string {
+	args := make([]string, len(c.args))
+	for i, arg := range c.args {
+		args[i] = arg.value(columns)
+	}
+	return c.call(args)
+}
+
+type function struct {
+	args int // -1: two or more
+	call func(args []string) string
+}
+
+// functions are what a definition's "set" may call. Each takes and gives
+// strings and yields "unknown" or "" for what it cannot make sense of.
+var functions = map[string]function{
+	"comm":         {2, func(a []string) string { return commName(a[0], a[1]) }},
+	"argv":         {1, func(a []string) string { return argv(a[0]) }},
+	"errno":        {1, func(a []string) string { return errnoName(a[0]) }},
+	"device":       {1, func(a []string) string { return deviceName(a[0]) }},
+	"operation":    {1, func(a []string) string { return operation(a[0]) }},
+	"flags":        {1, func(a []string) string { return flagsOperation(a[0]) }},
+	"address":      {1, func(a []string) string { return address(a[0]) }},
+	"family":       {1, func(a []string) string { return family(a[0]) }},
+	"direction":    {2, func(a []string) string { return direction(a[0], a[1]) }},
+	"service_port": {3, func(a []string) string { return servicePort(a[0], a[1], a[2]) }},
+	"tcp_state":    {1, func(a []string) string { return tcpState(a[0]) }},
+	"scale":        {2, func(a []string) string { return scale(a[0], a[1]) }},
+	"choose":       {-1, choose},
+}
+
+func functionNames() string {
+	names := make([]string, 0, len(functions))
+	for name := range functions {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return strings.Join(names, ", ")
+}
+
+var expressionToken = regexp.MustCompile(`^\s*('[^']*'|[a-z_][a-z0-9_]*|[(),])`)
+
+// parseExpression reads "name", "'literal'" or "function(argument, ...)".
+func parseExpression(text string, columns []string) (expression, error) {
+	e, rest, err := parseTerm(text, columns)
+	if err != nil {
+		return nil, err
+	}
+	if strings.TrimSpace(rest) != "" {
+		return nil, fmt.Errorf("unexpected %q after %q", strings.TrimSpace(rest), strings.TrimSpace(text[:len(text)-len(rest)]))
+	}
+	return e, nil
+}
+
+func parseTerm(text string, columns []string) (expression, string, error) {
+	m := expressionToken.FindStringSubmatch(text)
+	if m == nil || strings.ContainsAny(m[1][:1], "(),") {
+		return nil, "", fmt.Errorf("%q: want a column, a 'literal' or a function", strings.TrimSpace(text))
+	}
+	token, rest := m[1], text[len(m[0]):]
+	if token[0] == '\'' {
+		return literalExpression(token[1 : len(token)-1]), rest, nil
+	}
+	if next := expressionToken.FindStringSubmatch(rest); next != nil && next[1] == "(" {
+		return parseCall(token, rest[len(next[0]):], columns)
+	}
+	for i, column := range columns {
+		if column == token {
+			return columnExpression(i), rest, nil
+		}
+	}
+	return nil, "", fmt.Errorf("no column %q; there are: %s", token, strings.Join(columns, ", "))
+}
+
+func parseCall(name, rest string, columns []string) (expression, string, error) {
+	f, ok := functions[name]
+	if !ok {
+		return nil, "", fmt.Errorf("no function %q; there are: %s", name, functionNames())
+	}
+	call := callExpression{call: f.call}
+	for {
+		arg, after, err := parseTerm(rest, columns)
+		if err != nil {
+			return nil, "", err
+		}
+		call.args = append(call.args, arg)
+		m := expressionToken.FindStringSubmatch(after)
+		if m == nil || (m[1] != "," && m[1] != ")") {
+			return nil, "", fmt.Errorf("%s(...): want , or ) at %q", name, strings.TrimSpace(after))
+		}
+		rest = after[len(m[0]):]
+		if m[1] == ")" {
+			break
+		}
+	}
+	if f.args >= 0 && len(call.args) != f.args || f.args < 0 && len(call.args) < 2 {
+		return nil, "", fmt.Errorf("%s takes %d arguments, not %d", name, max(f.args, 2), len(call.args))
+	}
+	return call, rest, nil
+}
+
+// integer reads what bpftrace prints for a 64-bit integer: some versions print
+// the same bits as a negative number.
+func integer(s string) (uint64, bool) {
+	if n, err := strconv.ParseUint(s, 10, 64); err == nil {
+		return n, true
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return uint64(n), err == nil
+}
+
+// commName decodes task_struct.comm (16 bytes, NUL-terminated) from two
+// integers in the byte order of the host, the little-endian one.
+func commName(low, high string) string {
+	l, ok1 := integer(low)
+	h, ok2 := integer(high)
+	if !ok1 || !ok2 || l == 0 {
+		return unknown
+	}
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], l)
+	binary.NativeEndian.PutUint64(b[8:], h)
+	end := 0
+	for end < len(b) && b[end] != 0 {
+		end++
+	}
+	return string(b[:end])
+}
+
+// argv decodes what bpftrace's %r prints of a process's arguments: NULs lie
+// between them.
+func argv(s string) string {
+	raw := output.UnescapeBuf([]byte(s))
+	return strings.TrimRight(strings.ReplaceAll(string(raw), "\x00", " "), " ")
+}
+
+// errnoName gives "success" for 0 and an errno's name for it or its negative.
+func errnoName(s string) string {
+	n, err := strconv.ParseInt(s, 10, 64)
+	switch {
+	case err != nil:
+		return unknown
+	case n == 0:
+		return "success"
+	case n < 0:
+		n = -n
+	}
+	if name := unix.ErrnoName(unix.Errno(n)); name != "" {
+		return name
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// deviceName gives the name of a disk by the kernel's dev_t (MAJOR << 20 |
+// MINOR, include/linux/kdev_t.h), from /sys/dev/block. A device that is gone
+// is called by its numbers.
+func deviceName(dev string) string {
+	n, ok := integer(dev)
+	if !ok {
+		return unknown
+	}
+	number := fmt.Sprintf("%d:%d", n>>20, n&(1<<20-1))
+	target, err := os.Readlink("/sys/dev/block/" + number)
+	if err != nil {
+		return number
+	}
+	return strings.ReplaceAll(filepath.Base(target), "!", "/")
+}
+
+// operation tells what a request does from the kernel's rwbs string
+// (blk_fill_rwbs in kernel/trace/blktrace.c): an F in front is a flush before
+// the operation, or stands alone for a flush.
+func operation(rwbs string) string {
+	name := rwbs
+	if len(name) > 1 && name[0] == 'F' {
+		name = name[1:]
+	}
+	if name == "" {
+		return unknown
+	}
+	switch name[0] {
+	case 'R':
+		return "read"
+	case 'W':
+		return "write"
+	case 'D':
+		return "discard"
+	case 'F':
+		return "flush"
+	}
+	return "other"
+}
+
+// flagsOperation does the same for the flags that biolatency -F prints, such as
+// "Sync-Write" or "NoMerge-Idle-Read".
+func flagsOperation(flags string) string {
+	for _, part := range strings.Split(flags, "-") {
+		switch part {
+		case "Read", "ReadAhead":
+			return "read"
+		case "Write":
+			return "write"
+		case "Discard":
+			return "discard"
+		case "Flush":
+			return "flush"
+		}
+	}
+	return "other"
+}
+
+func address(s string) string {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return unknown
+	}
+	return a.Unmap().String()
+}
+
+func family(s string) string {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return unknown
+	case a.Unmap().Is4():
+		return "ipv4"
+	}
+	return "ipv6"
+}
+
+// direction guesses who opened a session by the rule that a service's port is
+// the lower one, for tools that do not say.
+func direction(lport, rport string) string {
+	l, err1 := strconv.Atoi(lport)
+	r, err2 := strconv.Atoi(rport)
+	switch {
+	case err1 != nil || err2 != nil || l == r:
+		return unknown
+	case l < r:
+		return "inbound"
+	}
+	return "outbound"
+}
+
+// servicePort is the port of the side that was connected to.
+func servicePort(direction, lport, rport string) string {
+	switch direction {
+	case "inbound":
+		return lport
+	case "outbound":
+		return rport
+	}
+	l, _ := strconv.Atoi(lport)
+	r, _ := strconv.Atoi(rport)
+	return strconv.Itoa(min(l, r))
+}
+
+// tcpStates are those of include/net/tcp_states.h, by number.
+var tcpStates = []string{"", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",
+	"TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"}
+
+func tcpState(s string) string {
+	n, err := strconv.Atoi(s)
+	if err == nil && n > 0 && n < len(tcpStates) {
+		return tcpStates[n]
+	}
+	for _, name := range tcpStates {
+		if name == s && s != "" {
+			return s
+		}
+	}
+	return unknown
+}
+
+func scale(s, factor string) string {
+	n, err1 := strconv.ParseFloat(s, 64)
+	f, err2 := strconv.ParseFloat(factor, 64)
+	if err1 != nil || err2 != nil {
+		return ""
+	}
+	return strconv.FormatFloat(n*f, 'g', -1, 64)
+}
+
+// choose(x, 'a', 'A', 'b', 'B') is A for x = a, B for x = b, else unknown.
+func choose(a []string) string {
+	for i := 1; i+1 < len(a); i += 2 {
+		if a[0] == a[i] {
+			return a[i+1]
+		}
+	}
+	return unknown
+}

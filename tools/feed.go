@@ -1,0 +1,460 @@
+package tools
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"bpf_tools_exporter/tools/output"
+)
+
+// mapKeys is how many keys a bpftrace map can hold. What a full map drops shows
+// in the total that is counted beside it.
+const mapKeys = 8192
+
+// other is the label value of what could not be told apart any more.
+const other = "other"
+
+// counters are what a tool's feed counts about itself.
+type counters struct {
+	events, lost, notShown, parseErrors, stale atomic.Uint64
+}
+
+// A feed turns the decoded output of one source into the samples and events of
+// its tool. Its methods are called by one goroutine.
+type feed struct {
+	d        *Definition
+	s        *Source
+	sink     Sink
+	ring     *Ring
+	counters *counters
+	own      *ownDoings
+	limit    *rowLimit
+	now      func() time.Time
+
+	labels map[*Metric][]expression
+	fields []expression // by the index of the field; nil if the source does not give it
+	maps   map[string]*mapFeed
+	values []string // reused by labelsOf
+	rows   uint64   // of this process
+	hidden uint64   // events of this process that have been counted as not shown
+}
+
+// mapFeed follows one map through its cumulative values.
+type mapFeed struct {
+	name   string
+	def    *Map // nil for a map that only helps another
+	metric *Metric
+	count  *Metric
+	at     []int // the column of each key
+	withAt []int // the columns with a fixed value
+	with   []string
+	slot   bool
+	seen   map[string]output.Value
+	sum    uint64            // of all values seen
+	spare  uint64            // counted as other so far
+	excess map[string]uint64 // with Minus: exported so far
+}
+
+func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *ownDoings) *feed {
+	f := &feed{d: d, s: s, sink: sink, ring: ring, counters: c, own: own, limit: newRowLimit(), now: time.Now,
+		labels: make(map[*Metric][]expression), fields: make([]expression, len(d.Fields)), maps: make(map[string]*mapFeed)}
+	for i, field := range d.Fields {
+		f.fields[i] = s.set[field.Name]
+	}
+	for _, m := range d.Metrics {
+		for _, label := range m.Labels {
+			f.labels[m] = append(f.labels[m], s.set[label])
+		}
+	}
+	for name, m := range s.Maps {
+		f.addMap(name, m)
+	}
+	for _, m := range s.Maps {
+		for _, helper := range []string{m.Total, m.Minus, s.Events} {
+			if helper != "" && f.maps["@"+helper] == nil {
+				f.addMap(helper, nil)
+			}
+		}
+	}
+	f.reset()
+	return f
+}
+
+func (f *feed) addMap(name string, def *Map) {
+	m := &mapFeed{name: "@" + name, def: def}
+	if def != nil {
+		m.metric, m.count = f.d.Metric(def.Metric), f.d.Metric(def.Count)
+		for _, key := range def.Keys {
+			m.at = append(m.at, indexOf(f.s.columns, key))
+		}
+		for _, column := range sortedKeys(def.With) {
+			m.withAt = append(m.withAt, indexOf(f.s.columns, column))
+			m.with = append(m.with, def.With[column])
+		}
+		m.slot = len(def.Keys) > 0 && def.Keys[len(def.Keys)-1] == "slot"
+	}
+	f.maps[m.name] = m
+}
+
+func indexOf(list []string, s string) int {
+	for i := range list {
+		if list[i] == s {
+			return i
+		}
+	}
+	return -1
+}
+
+// reset forgets the process that the values came from: the next one counts
+// from zero.
+func (f *feed) reset() {
+	f.rows, f.hidden = 0, 0
+	for _, m := range f.maps {
+		m.seen, m.excess = make(map[string]output.Value), make(map[string]uint64)
+		m.sum, m.spare = 0, 0
+	}
+}
+
+// mapNames are the maps to ask for. Totals come first: a total that is read
+// before its map never counts what the map does not hold yet.
+func (f *feed) mapNames() []string {
+	var first, rest []string
+	for _, name := range sortedKeys(f.maps) {
+		if f.maps[name].def == nil {
+			first = append(first, name)
+		} else {
+			rest = append(rest, name)
+		}
+	}
+	return append(first, rest...)
+}
+
+// takeMap takes the values of a map as bpftrace printed them.
+func (f *feed) takeMap(message *output.Message) {
+	m := f.maps[string(message.Name)]
+	if m == nil {
+		return
+	}
+	columns := make([]string, len(f.s.columns))
+	err := message.EachEntry(func(key []byte, v output.Value) error {
+		// The compiler does not allocate for this lookup: keys that did not
+		// change cost next to nothing.
+		before := m.seen[string(key)]
+		if v == before {
+			return nil
+		}
+		m.seen[string(key)] = v
+		m.sum += total(v) - total(before)
+		if m.def != nil && m.def.Minus == "" {
+			f.increase(m, string(key), before, v, columns)
+		}
+		return nil
+	})
+	if err != nil {
+		f.counters.parseErrors.Add(1)
+	}
+}
+
+func total(v output.Value) uint64 {
+	if v.IsStats {
+		return v.Total
+	}
+	return v.Int
+}
+
+// increase passes on what one key's value grew by.
+func (f *feed) increase(m *mapFeed, key string, before, v output.Value, columns []string) {
+	if m.split(key, columns) != nil {
+		f.counters.parseErrors.Add(1)
+		return
+	}
+	if m.count != nil {
+		f.emit(Sample{Metric: m.count, Add: float64(v.Count - before.Count)}, columns)
+	}
+	if m.metric != nil {
+		f.emitValue(m, total(v)-total(before), columns)
+	}
+}
+
+func (f *feed) emitValue(m *mapFeed, by uint64, columns []string) {
+	s := Sample{Metric: m.metric}
+	if !m.slot {
+		s.Add = float64(by) * m.def.Scale
+		f.emit(s, columns)
+		return
+	}
+	slot, err := strconv.Atoi(columns[m.at[len(m.at)-1]])
+	if err != nil {
+		f.counters.parseErrors.Add(1)
+		return
+	}
+	s.Schema, s.Index, s.Count = 3, slot-SlotOffset, by
+	f.emit(s, columns)
+}
+
+// split puts the parts of a key into their columns. No part can hold a comma:
+// scripts never use a user's string as a key.
+func (m *mapFeed) split(key string, columns []string) error {
+	for i, at := range m.withAt {
+		columns[at] = m.with[i]
+	}
+	if len(m.at) == 0 {
+		return nil
+	}
+	if strings.Count(key, ",") != len(m.at)-1 {
+		return output.ErrLine
+	}
+	for _, at := range m.at {
+		part, rest, _ := strings.Cut(key, ",")
+		columns[at] = part
+		key = rest
+	}
+	return nil
+}
+
+// emit fills in the labels and passes the sample on.
+func (f *feed) emit(s Sample, columns []string) {
+	f.values = f.values[:0]
+	for _, e := range f.labels[s.Metric] {
+		f.values = append(f.values, e.value(columns))
+	}
+	f.pass(s)
+}
+
+func (f *feed) pass(s Sample) {
+	s.Labels = f.values
+	if s.Metric == f.d.Metrics[0] {
+		f.counters.events.Add(s.Count)
+		if s.Metric.Type == "counter" {
+			f.counters.events.Add(uint64(s.Add))
+		}
+	}
+	f.sink.Sample(f.d.Name, s)
+}
+
+// takeEnd takes note that the answer to a request is complete, and does what
+// needs several maps.
+func (f *feed) takeEnd() {
+	for _, name := range sortedKeys(f.maps) {
+		m := f.maps[name]
+		if m.def == nil {
+			continue
+		}
+		if m.def.Minus != "" {
+			f.subtract(m, f.maps["@"+m.def.Minus])
+		}
+		if m.def.Total != "" && len(m.seen) >= mapKeys {
+			f.spill(m, f.maps["@"+m.def.Total].sum)
+		}
+	}
+	if f.s.Events == "" {
+		return
+	}
+	if all := f.maps["@"+f.s.Events].sum; all > f.rows+f.hidden {
+		f.counters.notShown.Add(all - f.rows - f.hidden)
+		f.hidden = all - f.rows
+	}
+}
+
+// subtract passes on how far m exceeds less by more than ever before.
+func (f *feed) subtract(m, less *mapFeed) {
+	columns := make([]string, len(f.s.columns))
+	for key, v := range m.seen {
+		now, minus := total(v), total(less.seen[key])
+		if now < minus || now-minus <= m.excess[key] || m.split(key, columns) != nil {
+			continue
+		}
+		by := now - minus - m.excess[key]
+		m.excess[key] = now - minus
+		f.emitValue(m, by, columns)
+	}
+}
+
+// spill passes on, as other, what a full map did not take.
+func (f *feed) spill(m *mapFeed, total uint64) {
+	if total <= m.sum+m.spare {
+		return
+	}
+	by := total - m.sum - m.spare
+	m.spare += by
+	f.values = f.values[:0]
+	for range m.metric.Labels {
+		f.values = append(f.values, other)
+	}
+	f.pass(Sample{Metric: m.metric, Add: float64(by) * m.def.Scale})
+}
+
+// takeRow takes a line that a script printed for the table of events. Counts
+// come from maps.
+func (f *feed) takeRow(columns []string) {
+	f.rows++
+	f.keep(f.event(columns))
+}
+
+// takeLine takes one event, or one interval's values, of a text tool.
+func (f *feed) takeLine(columns []string) {
+	values := f.event(columns)
+	if f.own.is(f.d, values) {
+		return
+	}
+	for _, m := range f.d.Metrics {
+		f.observe(m, values)
+	}
+	if f.s.Interval != 0 {
+		return
+	}
+	if !f.limit.allow(f.now()) {
+		f.counters.notShown.Add(1)
+		return
+	}
+	f.keep(values)
+}
+
+// event computes all fields.
+func (f *feed) event(columns []string) []string {
+	values := make([]string, len(f.fields))
+	for i, e := range f.fields {
+		if e != nil {
+			values[i] = e.value(columns)
+		}
+	}
+	return values
+}
+
+func (f *feed) keep(values []string) {
+	if f.ring == nil {
+		return
+	}
+	for i := range values {
+		values[i] = strings.Clone(values[i])
+	}
+	f.ring.Add(Event{Time: f.now(), Fields: f.d.Fields, Values: values})
+}
+
+func (f *feed) observe(m *Metric, values []string) {
+	s := Sample{Metric: m, Add: 1}
+	if m.Value != "" {
+		value, err := strconv.ParseFloat(values[f.d.Fields.index(m.Value)], 64)
+		if err != nil || value < 0 {
+			f.counters.parseErrors.Add(1)
+			return
+		}
+		s.Add = value
+	}
+	if m.Type == "histogram" {
+		s.Schema, s.Index, s.Count = 3, NativeIndex(s.Add, 3), 1
+	}
+	f.values = f.values[:0]
+	for _, label := range m.Labels {
+		f.values = append(f.values, values[f.d.Fields.index(label)])
+	}
+	f.pass(s)
+}
+
+// takeHistogram takes a log2 histogram of one interval. A slot [2^n, 2^(n+1))
+// of the unit goes to schema 0, to the bucket with the upper bound nearest to
+// its own; the sum is estimated from the middles of the slots.
+func (f *feed) takeHistogram(h output.Histogram) {
+	columns := make([]string, len(f.s.columns))
+	for _, kv := range h.Section {
+		if at := indexOf(f.s.columns, kv.Key); at >= 0 {
+			columns[at] = kv.Value
+		}
+	}
+	for _, slot := range h.Slots {
+		if slot.Count == 0 {
+			continue
+		}
+		low, high := float64(slot.Low)*f.s.Unit, float64(slot.High+1)*f.s.Unit
+		f.emit(Sample{Metric: f.d.Metrics[0], Schema: 0, Index: nearestIndex(high), Count: slot.Count,
+			Add: float64(slot.Count) * (low + high) / 2}, columns)
+	}
+}
+
+// rowLimit bounds how many events of a text tool are kept for looking at: a
+// burst of 1000, then 200 a second.
+type rowLimit struct {
+	tokens float64
+	last   time.Time
+}
+
+const rowBurst, rowRate = 1000, 200
+
+func newRowLimit() *rowLimit { return &rowLimit{tokens: rowBurst} }
+
+func (l *rowLimit) allow(now time.Time) bool {
+	l.tokens = min(rowBurst, l.tokens+rowRate*now.Sub(l.last).Seconds())
+	l.last = now
+	if l.tokens < 1 {
+		return false
+	}
+	l.tokens--
+	return true
+}
+
+// ownDoings knows the exporter's processes and port.
+type ownDoings struct {
+	on   bool
+	pid  string
+	port string
+	kids atomic.Pointer[map[string]bool]
+}
+
+// is tells whether an event is of the exporter's own doing.
+func (o *ownDoings) is(d *Definition, values []string) bool {
+	if !o.on {
+		return false
+	}
+	for _, name := range d.Exclude.PIDs {
+		value := values[d.Fields.index(name)]
+		if value == o.pid {
+			return true
+		}
+		if kids := o.kids.Load(); kids != nil && (*kids)[value] {
+			return true
+		}
+	}
+	for _, name := range d.Exclude.Ports {
+		if o.port != "" && values[d.Fields.index(name)] == o.port {
+			return true
+		}
+	}
+	return false
+}
+
+// lineDecoder takes the stdout of a text tool, line by line.
+func (f *feed) lineDecoder() (line func([]byte, bool), flush func()) {
+	fault := func(err error) {
+		if err != nil && err != output.ErrSkip {
+			f.counters.parseErrors.Add(1)
+		}
+	}
+	if f.s.Format == "log2" {
+		log2 := output.NewLog2(f.takeHistogram)
+		return func(b []byte, cut bool) {
+			if cut {
+				f.counters.parseErrors.Add(1)
+				return
+			}
+			fault(log2.Line(bytes.TrimRight(b, "\r")))
+		}, func() { fault(log2.Flush()) }
+	}
+	columns, _ := output.NewColumns(f.s.Columns, f.s.Headers) // checked by the catalogue
+	var values []string
+	return func(b []byte, cut bool) {
+		if cut && !strings.HasSuffix(f.s.Columns, "...") {
+			f.counters.parseErrors.Add(1)
+			return
+		}
+		row, err := columns.Decode(b, values[:0])
+		if err != nil {
+			fault(err)
+			return
+		}
+		values = row
+		f.takeLine(row)
+	}, func() {}
+}

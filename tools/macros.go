@@ -1,0 +1,58 @@
+package tools
+
+import (
+	"regexp"
+	"strings"
+)
+
+// SlotOffset is what native schema 3 counts more than schema3() does: slot i
+// holds values of [2^(i/8), 2^((i+1)/8)) units of 2^-30 s, so it is the bucket
+// with the upper bound 2^((i+1-240)/8) s.
+const SlotOffset = 239
+
+// schema3 matches the one macro that scripts may use, as a statement:
+//
+//	$slot = schema3($ns);
+//
+// It counts native histogram buckets of schema 3, eight to an octave, from an
+// unsigned 64-bit number of nanoseconds.
+var schema3 = regexp.MustCompile(`(\$\w+) = schema3\((\$\w+)\);`)
+
+// 140737 >> 17 is 2^30/10^9 to 3.5 ppm and overflows only beyond 36 hours. The
+// exponent is found by halving, the eighth of the octave by comparing the
+// mantissa with 2^(40 + j/8). Above 2^41 units (34 minutes) all is one slot.
+const schema3Body = `$s3_units = (uint64)((NS * 140737) >> 17);
+$s3_rest = $s3_units;
+$s3_exp = (uint64)0;
+if ($s3_rest >= 4294967296) { $s3_exp = $s3_exp + 32; $s3_rest = $s3_rest >> 32; }
+if ($s3_rest >= 65536) { $s3_exp = $s3_exp + 16; $s3_rest = $s3_rest >> 16; }
+if ($s3_rest >= 256) { $s3_exp = $s3_exp + 8; $s3_rest = $s3_rest >> 8; }
+if ($s3_rest >= 16) { $s3_exp = $s3_exp + 4; $s3_rest = $s3_rest >> 4; }
+if ($s3_rest >= 4) { $s3_exp = $s3_exp + 2; $s3_rest = $s3_rest >> 2; }
+if ($s3_rest >= 2) { $s3_exp = $s3_exp + 1; }
+if ($s3_exp > 40) { $s3_exp = (uint64)40; }
+$s3_mantissa = $s3_units << (40 - $s3_exp);
+SLOT = $s3_exp * 8;
+if ($s3_mantissa >= 1554944255988) {
+  SLOT = SLOT + 4;
+  if ($s3_mantissa >= 1849150772654) {
+    SLOT = SLOT + 2;
+    if ($s3_mantissa >= 2016513216443) { SLOT = SLOT + 1; }
+  } else {
+    if ($s3_mantissa >= 1695678735019) { SLOT = SLOT + 1; }
+  }
+} else {
+  if ($s3_mantissa >= 1307547050780) {
+    SLOT = SLOT + 2;
+    if ($s3_mantissa >= 1425890169699) { SLOT = SLOT + 1; }
+  } else {
+    if ($s3_mantissa >= 1199025932246) { SLOT = SLOT + 1; }
+  }
+}`
+
+func expandMacros(script string) string {
+	return schema3.ReplaceAllStringFunc(script, func(statement string) string {
+		names := schema3.FindStringSubmatch(statement)
+		return strings.NewReplacer("SLOT", names[1], "NS", names[2]).Replace(schema3Body)
+	})
+}

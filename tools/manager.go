@@ -1,0 +1,454 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+
+	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/process"
+)
+
+// Config says which tools a [Manager] runs and how.
+type Config struct {
+	Catalog *Catalog
+	Enabled map[string]bool            // by tool
+	Options map[string]map[string]bool // by tool and option
+	// Backends may serve, in order of preference; Pinned is the only one for a
+	// tool.
+	Backends []string
+	Pinned   map[string]string
+	// ExcludeSelf leaves the exporter's processes, and sessions with its
+	// ListenPort, out of the counts.
+	ExcludeSelf bool
+	ListenPort  string
+	// A child that takes more than CPULimit cores over a minute, or
+	// MemoryLimit bytes of resident memory, is stopped. 0 is no limit.
+	CPULimit    float64
+	MemoryLimit uint64
+	// AttachTimeout bounds the start of a child until it sees events. 0 is
+	// two minutes: bcc compiles, and may do so on a slow machine.
+	AttachTimeout time.Duration
+	Sink          Sink
+	Logger        log.Logger
+}
+
+// ringSize is how many events are kept for each tool.
+const ringSize = 1000
+
+// A Manager runs the enabled tools.
+type Manager struct {
+	cfg    Config
+	own    *ownDoings
+	tools  []*tool
+	byName map[string]*tool
+	stats  *bpfStats
+
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+
+	mu      sync.Mutex
+	shared  *child            // the bpftrace that answers, or nil
+	running map[int]*runner   // by the child's process id
+	spec    *bpftraceSpec     // nil where bpftrace is not installed
+	paths   map[string]string // of candidates, for PackageVersion
+}
+
+// tool is one of the catalogue with what has become of it.
+type tool struct {
+	def      *Definition
+	ring     *Ring
+	enabled  bool
+	counters counters
+
+	mu         sync.Mutex
+	state      State
+	reason     string
+	source     *Source
+	version    string
+	path       string
+	rejected   []Rejection
+	candidates []*candidate
+	runner     *runner
+	restarts   map[string]uint64
+}
+
+// candidate is a source that may serve on this host, with its program.
+type candidate struct {
+	source *Source
+	path   string
+}
+
+// NewManager prepares the tools. It starts nothing.
+func NewManager(cfg Config) *Manager {
+	if cfg.AttachTimeout == 0 {
+		cfg.AttachTimeout = 2 * time.Minute
+	}
+	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(),
+		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
+	for _, d := range cfg.Catalog.Tools() {
+		t := &tool{def: d, enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
+		if t.enabled {
+			t.state, t.reason = Starting, "looking for a source"
+			if d.HasEvents() {
+				t.ring = NewRing(ringSize)
+			}
+		}
+		m.tools = append(m.tools, t)
+		m.byName[d.Name] = t
+	}
+	return m
+}
+
+// Start finds a source for each enabled tool and runs it until Stop. It
+// returns at once.
+func (m *Manager) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	m.wait.Add(1)
+	go func() {
+		defer m.wait.Done()
+		m.findCandidates()
+		m.attachAll(ctx)
+	}()
+	m.wait.Add(1)
+	go func() {
+		defer m.wait.Done()
+		m.watch(ctx)
+	}()
+}
+
+// Stop ends all children and waits for them: their last values are still
+// taken.
+func (m *Manager) Stop() {
+	m.cancel()
+	m.wait.Wait()
+}
+
+// findCandidates rules out what cannot work here before anything runs.
+func (m *Manager) findCandidates() {
+	m.findBPFtrace()
+	release, _ := backend.KernelRelease()
+	kernel, _ := backend.ParseVersion(release)
+	for _, t := range m.tools {
+		if !t.enabled {
+			continue
+		}
+		for _, s := range m.ordered(t.def) {
+			path, why := m.usable(t.def, s, kernel)
+			if why != "" {
+				t.reject(s, why)
+				continue
+			}
+			t.candidates = append(t.candidates, &candidate{source: s, path: path})
+		}
+		m.settle(t)
+	}
+}
+
+func (m *Manager) findBPFtrace() {
+	path, err := backend.Find(backend.BPFtrace, "")
+	if err != nil {
+		return
+	}
+	version, err := backend.BPFtraceVersion(path)
+	if err != nil {
+		_ = level.Warn(m.cfg.Logger).Log("msg", "bpftrace does not tell its version", "path", path, "err", err)
+		return
+	}
+	spec := &bpftraceSpec{path: path, version: version, canAsk: backend.HasTracepoint(askTracepoint) && backend.InitialPIDNamespace()}
+	if m.cfg.ExcludeSelf {
+		spec.exclude, spec.port = m.own.pid, m.cfg.ListenPort
+	}
+	m.spec = spec
+}
+
+// ordered are the sources of a tool that its options and the flags admit, the
+// preferred first.
+func (m *Manager) ordered(d *Definition) []*Source {
+	backends := m.cfg.Backends
+	if pin := m.cfg.Pinned[d.Name]; pin != "" {
+		backends = []string{pin}
+	}
+	var sources []*Source
+	for _, name := range backends {
+		for _, s := range d.Sources {
+			if s.Backend == name && m.wanted(d, s) {
+				sources = append(sources, s)
+			}
+		}
+	}
+	return sources
+}
+
+func (m *Manager) wanted(d *Definition, s *Source) bool {
+	for option, value := range s.When {
+		if m.cfg.Options[d.Name][option] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// usable tells where a source's program is, or why it cannot serve.
+func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path, why string) {
+	from, _ := backend.ParseVersion(s.Kernel.From)
+	below, _ := backend.ParseVersion(s.Kernel.Below)
+	if kernel.Less(from) || below != nil && !kernel.Less(below) {
+		return "", fmt.Sprintf("not on kernel %s: %s", kernel, s.Kernel.Because)
+	}
+	if s.Backend != backend.BPFtrace {
+		path, err := backend.Find(s.Backend, s.Command[0])
+		if err != nil {
+			return "", err.Error()
+		}
+		return path, ""
+	}
+	if m.spec == nil {
+		return "", backend.ErrNotInstalled.Error()
+	}
+	script, err := d.Script(s)
+	if err != nil {
+		return "", err.Error()
+	}
+	for _, name := range tracepoints(script) {
+		if !backend.HasTracepoint(name) {
+			return "", "this kernel has no tracepoint " + name
+		}
+	}
+	return m.spec.path, ""
+}
+
+// attachAll tries the candidates, all tools at once, until each tool is up or
+// has none left.
+func (m *Manager) attachAll(ctx context.Context) {
+	for ctx.Err() == nil {
+		var shared []*tool
+		var wait sync.WaitGroup
+		pending := false
+		for _, t := range m.tools {
+			if !t.enabled || len(t.candidates) == 0 {
+				continue
+			}
+			if t.candidates[0].source.Backend == backend.BPFtrace {
+				shared = append(shared, t)
+				pending = pending || t.runner == nil
+			} else if t.runner == nil {
+				pending = true
+				wait.Add(1)
+				go func() {
+					defer wait.Done()
+					m.attachText(ctx, t)
+				}()
+			}
+		}
+		if slices.ContainsFunc(shared, func(t *tool) bool { return t.runner == nil }) {
+			m.attachShared(ctx, shared)
+		}
+		wait.Wait()
+		if !pending {
+			return
+		}
+	}
+}
+
+func (m *Manager) attachText(ctx context.Context, t *tool) {
+	c := t.candidates[0]
+	r := m.newRunner([]*tool{t}, c.path)
+	if err := r.attach(ctx); err != nil {
+		m.next(ctx, t, err)
+		return
+	}
+	m.keep(ctx, r)
+}
+
+// attachShared starts one bpftrace for all tools, or finds out which of them
+// it does not start with, and goes on without those.
+func (m *Manager) attachShared(ctx context.Context, shared []*tool) {
+	for _, t := range shared {
+		if t.runner != nil {
+			t.runner.end()
+			t.setRunner(nil)
+		}
+	}
+	r := m.newRunner(shared, m.spec.path)
+	err := r.attach(ctx)
+	if err == nil {
+		m.keep(ctx, r)
+		return
+	}
+	if len(shared) == 1 || ctx.Err() != nil {
+		for _, t := range shared {
+			m.next(ctx, t, err)
+		}
+		return
+	}
+	if !m.rejectAlone(ctx, shared) {
+		// Each works alone: what fails is all of them together.
+		m.next(ctx, shared[len(shared)-1], fmt.Errorf("only together with others: %w", err))
+	}
+}
+
+// rejectAlone tries each tool by itself and tells whether one failed.
+func (m *Manager) rejectAlone(ctx context.Context, shared []*tool) bool {
+	found := false
+	for _, t := range shared {
+		r := m.newRunner([]*tool{t}, m.spec.path)
+		err := r.attach(ctx)
+		r.stopChild(ctx)
+		if err != nil {
+			found = true
+			m.next(ctx, t, err)
+		}
+	}
+	return found
+}
+
+// next gives up a tool's first candidate.
+func (m *Manager) next(ctx context.Context, t *tool, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	t.reject(t.candidates[0].source, err.Error())
+	t.candidates = t.candidates[1:]
+	m.settle(t)
+}
+
+func (t *tool) setRunner(r *runner) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.runner = r
+}
+
+func (t *tool) reject(s *Source, why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rejected = append(t.rejected, Rejection{Source: s, Reason: why})
+}
+
+// settle gives a tool up that has no candidate left, and says why, once.
+func (m *Manager) settle(t *tool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.candidates) > 0 {
+		return
+	}
+	var why []string
+	for _, r := range t.rejected {
+		why = append(why, r.Source.Backend+": "+r.Reason)
+	}
+	if len(why) == 0 {
+		why = append(why, "no source is allowed by --tools.backends and the tool's options")
+	}
+	t.state, t.reason = Down, strings.Join(why, "; ")
+	_ = level.Error(m.cfg.Logger).Log("msg", "no source serves this tool here", "tool", t.def.Name, "reason", t.reason)
+}
+
+// keep hands an attached runner to a goroutine of its own.
+func (m *Manager) keep(ctx context.Context, r *runner) {
+	for _, t := range r.tools() {
+		t.setRunner(r)
+	}
+	m.wait.Add(1)
+	go func() {
+		defer m.wait.Done()
+		r.keep(ctx)
+	}()
+}
+
+// Refresh asks the tools that can be asked for their values and returns when
+// they have come, or at the end of ctx: then the last ones stand.
+func (m *Manager) Refresh(ctx context.Context) {
+	m.mu.Lock()
+	shared := m.shared
+	m.mu.Unlock()
+	if shared == nil || !m.canAsk() {
+		return
+	}
+	if err := shared.ask(ctx); err != nil {
+		for _, member := range shared.members {
+			member.tool.counters.stale.Add(1)
+		}
+	}
+}
+
+func (m *Manager) canAsk() bool { return m.spec != nil && m.spec.canAsk }
+
+// Ready tells whether each enabled tool is up or has been given up.
+func (m *Manager) Ready() bool {
+	for _, t := range m.tools {
+		t.mu.Lock()
+		starting := t.state == Starting
+		t.mu.Unlock()
+		if starting {
+			return false
+		}
+	}
+	return true
+}
+
+// Ring returns the recent events of a tool, or nil if it has none.
+func (m *Manager) Ring(name string) *Ring {
+	if t := m.byName[name]; t != nil {
+		return t.ring
+	}
+	return nil
+}
+
+// Status tells of every tool of the catalogue, by name.
+func (m *Manager) Status() []Status {
+	all := make([]Status, 0, len(m.tools))
+	for _, t := range m.tools {
+		all = append(all, t.status())
+	}
+	return all
+}
+
+func (t *tool) status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := Status{
+		Definition: t.def, State: t.state, Reason: t.reason, Source: t.source, Version: t.version, Path: t.path,
+		Rejected: slices.Clone(t.rejected), Restarts: make(map[string]uint64, len(t.restarts)),
+		Events: t.counters.events.Load(), EventsLost: t.counters.lost.Load(), EventsNotShown: t.counters.notShown.Load(),
+		ParseErrors: t.counters.parseErrors.Load(), Stale: t.counters.stale.Load(),
+	}
+	for reason, n := range t.restarts {
+		s.Restarts[reason] = n
+	}
+	if t.runner != nil {
+		t.runner.cost(&s)
+	}
+	return s
+}
+
+// started records a child, so that its doings are known as the exporter's own.
+func (m *Manager) started(r *runner, p *process.Process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running[p.Pid()] = r
+	m.shareKids()
+}
+
+func (m *Manager) ended(p *process.Process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.running, p.Pid())
+	m.shareKids()
+}
+
+func (m *Manager) shareKids() {
+	kids := make(map[string]bool, len(m.running))
+	for pid := range m.running {
+		kids[strconv.Itoa(pid)] = true
+	}
+	m.own.kids.Store(&kids)
+}

@@ -1,0 +1,305 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/process"
+)
+
+// The reasons for which a child is started again, as bpf_tool_restarts_total
+// has them.
+const (
+	reasonExit   = "exit"   // it ended by itself, or somebody killed it
+	reasonHang   = "hang"   // it did not answer, or did not print what it should
+	reasonFlood  = "flood"  // it printed more than anything it measures accounts for
+	reasonCPU    = "cpu"    // it took more than --tools.cpu-limit
+	reasonMemory = "memory" // it took more than --tools.memory-limit
+)
+
+const (
+	// hangAfter is how long a bpftrace may leave requests unanswered.
+	hangAfter = 30 * time.Second
+	// floodRate bounds the bytes a second that a tool prints, over a check.
+	floodRate = 32 << 20
+	// steadyAfter is how long a child runs until its faults are forgiven.
+	steadyAfter = 5 * time.Minute
+	// limitPause is how long a tool that exceeded a limit stays stopped.
+	limitPause = 5 * time.Minute
+)
+
+// A runner keeps one child running: the bpftrace of several tools, or the
+// program of one.
+type runner struct {
+	m       *Manager
+	members []*member
+	path    string
+	backoff process.Backoff
+	over    context.CancelFunc // ends keep
+	done    chan struct{}      // closed at the end of keep
+
+	mu    sync.Mutex
+	child *child
+	past  process.Usage      // of the children before
+	bpf   map[string]float64 // estimated run time of BPF programs in seconds, by tool
+	maps  uint64             // bytes of BPF maps
+	fault string             // why the child was killed, "" if it was not
+
+	checked      time.Time
+	cpuAt, outAt float64
+	cpuSince     time.Time
+}
+
+func (m *Manager) newRunner(tools []*tool, path string) *runner {
+	r := &runner{m: m, path: path, backoff: process.Backoff{Min: time.Second, Max: 5 * time.Minute}, bpf: make(map[string]float64), done: make(chan struct{})}
+	for _, t := range tools {
+		r.members = append(r.members, newMember(t, t.candidates[0].source, m.cfg.Sink, m.own))
+	}
+	return r
+}
+
+func (r *runner) tools() []*tool {
+	all := make([]*tool, len(r.members))
+	for i, member := range r.members {
+		all[i] = member.tool
+	}
+	return all
+}
+
+func (r *runner) shared() bool { return r.members[0].source.Backend == backend.BPFtrace }
+
+// attach starts the child and waits until it sees events. On error the child
+// is gone.
+func (r *runner) attach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.m.cfg.AttachTimeout)
+	defer cancel()
+	for _, member := range r.members {
+		member.feed.reset()
+	}
+	c, err := r.start()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.child, r.fault = c, ""
+	r.checked, r.cpuAt, r.outAt, r.cpuSince = time.Now(), 0, 0, time.Now()
+	r.mu.Unlock()
+	if r.shared() {
+		err = c.awaitBPFtrace(ctx, r.m.spec.canAsk)
+	} else {
+		err = c.awaitText(ctx)
+	}
+	if err != nil {
+		r.stopChild(context.Background())
+		return err
+	}
+	r.up(c)
+	return nil
+}
+
+func (r *runner) current() *child {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.child
+}
+
+func (r *runner) start() (*child, error) {
+	interest := func(p *process.Process) { r.m.started(r, p) }
+	if r.shared() {
+		return startBPFtrace(*r.m.spec, r.members, interest)
+	}
+	return startText(r.members[0], r.path, interest)
+}
+
+// up records that the child serves.
+func (r *runner) up(c *child) {
+	// The clean pages of LLVM, of no use once the scripts are attached.
+	if err := c.process.ReclaimFilePages(); err != nil {
+		_ = level.Debug(r.m.cfg.Logger).Log("msg", "pages of the tool's program stay in memory", "path", r.path, "err", err)
+	}
+	version := r.m.version(r.path)
+	for _, member := range r.members {
+		t := member.tool
+		t.mu.Lock()
+		if t.state != Up {
+			_ = level.Info(r.m.cfg.Logger).Log("msg", "tool is up", "tool", t.def.Name, "backend", member.source.Backend, "version", version, "path", r.path, "pid", c.process.Pid())
+		}
+		t.state, t.reason, t.source, t.version, t.path = Up, "", member.source, version, r.path
+		t.mu.Unlock()
+	}
+	if r.shared() {
+		r.m.mu.Lock()
+		r.m.shared = c
+		r.m.mu.Unlock()
+	}
+}
+
+// version is that of a program's package, asked for once.
+func (m *Manager) version(path string) string {
+	if m.spec != nil && path == m.spec.path {
+		return m.spec.version.String()
+	}
+	m.mu.Lock()
+	known, ok := m.paths[path]
+	m.mu.Unlock()
+	if ok {
+		return known
+	}
+	version := backend.PackageVersion(path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.paths == nil {
+		m.paths = make(map[string]string)
+	}
+	m.paths[path] = version
+	return version
+}
+
+// keep starts the child again whenever it ends, until ctx or the runner does.
+func (r *runner) keep(ctx context.Context) {
+	defer close(r.done)
+	ctx, r.over = context.WithCancel(ctx)
+	defer r.over()
+	for {
+		select {
+		case <-ctx.Done():
+			r.stopChild(context.Background())
+			return
+		case <-r.current().process.Done():
+		}
+		if !r.restart(ctx) {
+			return
+		}
+	}
+}
+
+// restart waits and attaches again, as often as it takes.
+func (r *runner) restart(ctx context.Context) bool {
+	reason, why := r.whyEnded()
+	r.retire()
+	for {
+		if time.Since(r.current().started) > steadyAfter {
+			r.backoff.Reset()
+		}
+		r.down(reason, why)
+		delay := r.backoff.Next()
+		if reason == reasonCPU || reason == reasonMemory || reason == reasonFlood {
+			delay = limitPause
+		}
+		_ = level.Warn(r.m.cfg.Logger).Log("msg", "tool ended, starting it again", "path", r.path, "reason", reason, "err", why, "in", delay.Round(time.Millisecond))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(delay):
+		}
+		err := r.attach(ctx)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		reason, why = reasonExit, err
+	}
+}
+
+func (r *runner) whyEnded() (string, error) {
+	r.mu.Lock()
+	fault := r.fault
+	r.mu.Unlock()
+	if fault != "" {
+		return fault, errors.New(fault)
+	}
+	return reasonExit, r.current().failure()
+}
+
+// down counts a restart for each tool.
+func (r *runner) down(reason string, why error) {
+	for _, member := range r.members {
+		t := member.tool
+		t.mu.Lock()
+		t.state, t.reason = Starting, r.path+": "+why.Error()
+		t.restarts[reason]++
+		t.mu.Unlock()
+	}
+}
+
+// stopChild ends the child and takes its last output.
+func (r *runner) stopChild(ctx context.Context) {
+	r.mu.Lock()
+	c := r.child
+	gone := c == nil || c.retired
+	r.mu.Unlock()
+	if gone {
+		return
+	}
+	c.process.Stop(ctx)
+	r.retire()
+}
+
+// retire settles the accounts of a child that is gone.
+func (r *runner) retire() {
+	c := r.current()
+	<-c.process.Done()
+	c.flush()
+	r.m.ended(c.process)
+	r.m.mu.Lock()
+	if r.m.shared == c {
+		r.m.shared = nil
+	}
+	r.m.mu.Unlock()
+	last, _ := c.process.Usage()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.retired = true
+	r.past.UserSeconds += last.UserSeconds
+	r.past.SystemSeconds += last.SystemSeconds
+	if !last.LastOutput.IsZero() {
+		r.past.LastOutput = last.LastOutput
+	}
+	r.maps = 0
+}
+
+// end stops the runner for good.
+func (r *runner) end() {
+	if r.over != nil {
+		r.over()
+		<-r.done
+	}
+}
+
+// kill ends a child that misbehaves.
+func (r *runner) kill(fault string) {
+	r.mu.Lock()
+	r.fault = fault
+	r.mu.Unlock()
+	r.current().process.Kill()
+}
+
+// cost adds what the runner's children have taken. A child that serves several
+// tools is shared out evenly.
+func (r *runner) cost(s *Status) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var now process.Usage
+	if !r.child.retired {
+		if usage, err := r.child.process.Usage(); err == nil {
+			now, s.PID = usage, r.child.process.Pid()
+		}
+	}
+	share := 1 / float64(len(r.members))
+	s.UserSeconds = (r.past.UserSeconds + now.UserSeconds) * share
+	s.SystemSeconds = (r.past.SystemSeconds + now.SystemSeconds) * share
+	s.BPFSeconds = r.bpf[s.Definition.Name]
+	s.ResidentBytes = uint64(float64(now.ResidentBytes) * share)
+	s.MapBytes = uint64(float64(r.maps) * share)
+	s.LastOutput = now.LastOutput
+	if s.LastOutput.IsZero() {
+		s.LastOutput = r.past.LastOutput
+	}
+}

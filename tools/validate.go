@@ -1,0 +1,484 @@
+package tools
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/output"
+)
+
+var (
+	toolName   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
+	fieldName  = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	metricName = regexp.MustCompile(`^bpf_[a-z][a-z0-9_]*$`)
+	scriptName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*\.bt$`)
+	mapInUse   = regexp.MustCompile(`@[A-Za-z_]\w*`)
+)
+
+// parse reads and checks the tool.yaml in dir. Name is that of the folder, file
+// what error messages call the tool.yaml.
+func parse(dir fs.FS, name, file string) (*Definition, error) {
+	text, err := fs.ReadFile(dir, "tool.yaml")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, reason(err))
+	}
+	d := &Definition{dir: dir, file: file}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(d); err != nil {
+		return nil, yamlError(file, err)
+	}
+	if err := decoder.Decode(new(yaml.Node)); err != io.EOF {
+		return nil, fmt.Errorf("%s: a definition is one YAML document: remove what follows the first", file)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(text, &root); err != nil {
+		return nil, yamlError(file, err)
+	}
+	return d, (&checker{d: d, root: root.Content[0]}).check(name)
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+): (?:field (\S+) not found in type \S+)?`)
+
+// yamlError puts the line where compilers put it and speaks of the file's keys
+// instead of Go's types.
+func yamlError(file string, err error) error {
+	text := strings.Join(strings.Fields(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:")), " ")
+	m := yamlLine.FindStringSubmatchIndex(text)
+	if m == nil {
+		if err == io.EOF {
+			text = "is empty: want at least name, help, sources and metrics"
+		}
+		return fmt.Errorf("%s: %s", file, text)
+	}
+	line := text[m[2]:m[3]]
+	if m[4] >= 0 {
+		return fmt.Errorf("%s:%s: no key %q here: see CONFIGURATION.md for the keys of a definition", file, line, text[m[4]:m[5]])
+	}
+	return fmt.Errorf("%s:%s: %s", file, line, text[m[1]:])
+}
+
+// UnmarshalYAML keeps the order of the fields.
+func (f *Fields) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: fields is a mapping of name to type, such as {comm: string, pid: int}", node.Line)
+	}
+	for i := 0; i < len(node.Content); i += 2 {
+		*f = append(*f, Field{Name: node.Content[i].Value, Type: node.Content[i+1].Value})
+	}
+	return nil
+}
+
+// checker holds a definition with its YAML, from which errors take the line.
+type checker struct {
+	d    *Definition
+	root *yaml.Node
+}
+
+// fail makes the error for what is at the path of keys and indices.
+func (c *checker) fail(format string, args []any, at ...any) error {
+	return fmt.Errorf("%s:%d: %s", c.d.file, lineOf(c.root, at), fmt.Sprintf(format, args...))
+}
+
+func a(args ...any) []any { return args }
+
+// lineOf is the line of the deepest node on the path that exists.
+func lineOf(node *yaml.Node, at []any) int {
+	line := node.Line
+	for _, step := range at {
+		if node.Kind == yaml.AliasNode {
+			node = node.Alias
+		}
+		next := childNode(node, step)
+		if next == nil {
+			return line
+		}
+		node = next
+		line = node.Line
+	}
+	return line
+}
+
+func childNode(node *yaml.Node, step any) *yaml.Node {
+	switch step := step.(type) {
+	case int:
+		if node.Kind == yaml.SequenceNode && step < len(node.Content) {
+			return node.Content[step]
+		}
+	case string:
+		for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == step {
+				return node.Content[i+1]
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) check(name string) error {
+	d := c.d
+	switch {
+	case !toolName.MatchString(d.Name):
+		return c.fail("name %q: want small letters, digits and _, a letter first", a(d.Name), "name")
+	case d.Name != name:
+		return c.fail("name %q: want %q, as the folder is called", a(d.Name, name), "name")
+	case d.Help == "":
+		return c.fail("help is missing: say in one line what the tool shows", nil)
+	case d.Mode != "" && d.Mode != "continuous":
+		return c.fail("mode %q: want continuous", a(d.Mode), "mode")
+	case len(d.Sources) == 0:
+		return c.fail("sources is missing: name at least one", nil)
+	case len(d.Metrics) == 0:
+		return c.fail("metrics is missing: name at least one", nil)
+	}
+	checks := []func() error{c.checkFields, c.checkOptions, c.checkMetrics, c.checkSources}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) checkFields() error {
+	for _, f := range c.d.Fields {
+		if !fieldName.MatchString(f.Name) {
+			return c.fail("field %q: want small letters, digits and _, a letter first", a(f.Name), "fields", f.Name)
+		}
+		if f.Type != "string" && f.Type != "int" && f.Type != "float" {
+			return c.fail("field %s has type %q: want string, int or float", a(f.Name, f.Type), "fields", f.Name)
+		}
+	}
+	for key, fields := range map[string][]string{"pids": c.d.Exclude.PIDs, "ports": c.d.Exclude.Ports} {
+		for i, f := range fields {
+			if err := c.field(f, "exclude_self", key, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) field(name string, at ...any) error {
+	if c.d.HasField(name) {
+		return nil
+	}
+	var names []string
+	for _, f := range c.d.Fields {
+		names = append(names, f.Name)
+	}
+	return c.fail("no field %q; there are: %s", a(name, strings.Join(names, ", ")), at...)
+}
+
+func (c *checker) checkOptions() error {
+	for name, o := range c.d.Options {
+		if !fieldName.MatchString(name) {
+			return c.fail("option %q: want small letters, digits and _, a letter first", a(name), "options", name)
+		}
+		if o.Help == "" {
+			return c.fail("option %s has no help: say in one line what it does", a(name), "options", name)
+		}
+	}
+	return nil
+}
+
+func (c *checker) checkMetrics() error {
+	seen := make(map[string]bool)
+	for i, m := range c.d.Metrics {
+		switch {
+		case !metricName.MatchString(m.Name):
+			return c.fail("metric %q: want bpf_ and then small letters, digits and _", a(m.Name), "metrics", i, "name")
+		case seen[m.Name]:
+			return c.fail("metric %s stands here twice", a(m.Name), "metrics", i, "name")
+		case m.Help == "":
+			return c.fail("metric %s has no help", a(m.Name), "metrics", i)
+		case m.Type != "counter" && m.Type != "histogram":
+			return c.fail("metric %s has type %q: want counter or histogram", a(m.Name, m.Type), "metrics", i, "type")
+		case m.Type == "counter" && !strings.HasSuffix(m.Name, "_total"):
+			return c.fail("metric %s: the name of a counter ends in _total", a(m.Name), "metrics", i, "name")
+		case m.Type == "histogram" && !strings.HasSuffix(m.Name, "_seconds"):
+			return c.fail("metric %s: the name of a histogram ends in _seconds, its unit", a(m.Name), "metrics", i, "name")
+		}
+		seen[m.Name] = true
+		if err := c.checkLabels(i, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) checkLabels(i int, m *Metric) error {
+	for j, label := range m.Labels {
+		if label == "le" || label == "quantile" || label == "tool" {
+			return c.fail("label %q is reserved: choose another name", a(label), "metrics", i, "labels", j)
+		}
+		if err := c.field(label, "metrics", i, "labels", j); err != nil {
+			return err
+		}
+	}
+	for j, label := range m.Bounded {
+		if !slices.Contains(m.Labels, label) {
+			return c.fail("bounded names %q, which is no label of %s", a(label, m.Name), "metrics", i, "bounded", j)
+		}
+	}
+	if m.Value == "" {
+		return nil
+	}
+	if err := c.field(m.Value, "metrics", i, "value"); err != nil {
+		return err
+	}
+	if c.d.Fields[c.d.Fields.index(m.Value)].Type == "string" {
+		return c.fail("value %s is a string: want an int or float field", a(m.Value), "metrics", i, "value")
+	}
+	return nil
+}
+
+func (c *checker) checkSources() error {
+	for i, s := range c.d.Sources {
+		if !slices.Contains(backend.Names, s.Backend) {
+			return c.fail("backend %q: want %s", a(s.Backend, strings.Join(backend.Names, ", ")), "sources", i, "backend")
+		}
+		for option := range s.When {
+			if _, ok := c.d.Options[option]; !ok {
+				return c.fail("when names option %q, which is not among options", a(option), "sources", i, "when", option)
+			}
+		}
+		for _, version := range []string{s.Kernel.From, s.Kernel.Below} {
+			if _, err := backend.ParseVersion(version); version != "" && err != nil {
+				return c.fail("kernel: %v", a(err), "sources", i, "kernel")
+			}
+		}
+		check := c.checkTextSource
+		if s.Backend == backend.BPFtrace {
+			check = c.checkScripts
+		}
+		if err := check(i, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTextSource checks a source that runs an upstream tool.
+func (c *checker) checkTextSource(i int, s *Source) error {
+	switch {
+	case len(s.Command) == 0:
+		return c.fail("command is missing: the tool's name and arguments, such as [biolatency, -D, \"5\"]", nil, "sources", i)
+	case !toolName.MatchString(s.Command[0]):
+		return c.fail("command %q: want the tool's plain name; where it lies is found on each host", a(s.Command[0]), "sources", i, "command", 0)
+	case len(s.Scripts) > 0 || len(s.Maps) > 0 || s.Rows != "":
+		return c.fail("scripts, maps and rows are for backend bpftrace", nil, "sources", i)
+	case s.Format == "log2" && s.Unit <= 0:
+		return c.fail("unit is missing: the seconds in one unit of the histogram, such as 1e-6 for usecs", nil, "sources", i)
+	}
+	switch s.Format {
+	case "columns":
+		columns, err := output.NewColumns(s.Columns, s.Headers)
+		if err != nil {
+			return c.fail("columns: %v", a(err), "sources", i, "columns")
+		}
+		s.columns = columns.Names()
+	case "log2":
+		// The keys of a section line, such as "disk", are what there is.
+		s.columns = strings.Fields(s.Columns)
+	default:
+		return c.fail("format %q: want columns or log2", a(s.Format), "sources", i, "format")
+	}
+	if err := c.compileSet(i, s, s.columns); err != nil {
+		return err
+	}
+	for _, m := range c.d.Metrics {
+		if err := c.checkComputed(i, s, s.columns, append(slices.Clone(m.Labels), m.Value)); err != nil && s.Format == "columns" {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkScripts checks a source that runs bpftrace.
+func (c *checker) checkScripts(i int, s *Source) error {
+	switch {
+	case len(s.Scripts) == 0:
+		return c.fail("scripts is missing: the .bt files of this folder", nil, "sources", i)
+	case len(s.Maps) == 0:
+		return c.fail("maps is missing: what the scripts count in", nil, "sources", i)
+	case len(s.Command) > 0 || s.Format != "" || s.Columns != "":
+		return c.fail("command, format and columns are for backends libbpf-tools and bcc", nil, "sources", i)
+	}
+	for j, name := range s.Scripts {
+		if err := c.checkScript(s, name, "sources", i, "scripts", j); err != nil {
+			return err
+		}
+	}
+	if s.Rows != "" {
+		rows, err := output.NewColumns(s.Rows, nil)
+		if err != nil {
+			return c.fail("rows: %v", a(err), "sources", i, "rows")
+		}
+		s.columns = rows.Names()
+	}
+	if (s.Rows == "") != (s.Events == "") || s.Events != "" && !c.mapInScripts(s, s.Events) {
+		return c.fail("rows and events go together: events is the map that counts what rows are printed of", nil, "sources", i)
+	}
+	all := slices.Clone(s.columns)
+	for _, name := range sortedKeys(s.Maps) {
+		for _, key := range append(slices.Clone(s.Maps[name].Keys), sortedKeys(s.Maps[name].With)...) {
+			if !slices.Contains(all, key) {
+				all = append(all, key)
+			}
+		}
+	}
+	s.columns = all
+	if err := c.compileSet(i, s, all); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(s.Maps) {
+		if err := c.checkMap(i, s, name, s.Maps[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkScript looks at what every script must keep to, as all of them run in
+// one program: maps are named after their tool, and there is no BEGIN or END.
+func (c *checker) checkScript(s *Source, name string, at ...any) error {
+	if !scriptName.MatchString(name) {
+		return c.fail("script %q: want the name of a .bt file in this folder", a(name), at...)
+	}
+	text, err := fs.ReadFile(c.d.dir, name)
+	if err != nil {
+		return c.fail("script %s: %v", a(name, reason(err)), at...)
+	}
+	for n, line := range strings.Split(string(text), "\n") {
+		code, _, _ := strings.Cut(line, "//")
+		if word := strings.ToLower(strings.TrimSpace(code)); strings.HasPrefix(word, "begin") || strings.HasPrefix(word, "end") {
+			return fmt.Errorf("%s/%s:%d: BEGIN and END are not for scripts that share one bpftrace", strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1)
+		}
+		for _, used := range mapInUse.FindAllString(code, -1) {
+			if !strings.HasPrefix(used, "@"+c.d.Name+"_") {
+				return fmt.Errorf("%s/%s:%d: map %s: want a name that begins with @%s_, as all scripts share one bpftrace",
+					strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1, used, c.d.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) checkMap(i int, s *Source, name string, m *Map) error {
+	at := []any{"sources", i, "maps", name}
+	if !strings.HasPrefix(name, c.d.Name+"_") {
+		return c.fail("map %s: want a name that begins with %s_", a(name, c.d.Name), at...)
+	}
+	if !c.mapInScripts(s, name) {
+		return c.fail("map @%s is in none of the scripts", a(name), at...)
+	}
+	if m.Scale == 0 {
+		m.Scale = 1
+	}
+	for _, other := range []string{m.Minus, m.Total} {
+		if other != "" && !c.mapInScripts(s, other) {
+			return c.fail("map @%s is in none of the scripts", a(other), at...)
+		}
+	}
+	if m.Metric == "" && m.Count == "" {
+		return c.fail("map %s feeds no metric: name one", a(name), at...)
+	}
+	for _, metric := range []string{m.Metric, m.Count} {
+		if metric == "" {
+			continue
+		}
+		def := c.d.Metric(metric)
+		if def == nil {
+			return c.fail("no metric %q among metrics", a(metric), at...)
+		}
+		keys := append(slices.Clone(m.Keys), sortedKeys(m.With)...)
+		if err := c.checkComputed(i, s, keys, def.Labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) mapInScripts(s *Source, name string) bool {
+	for _, script := range s.Scripts {
+		text, _ := fs.ReadFile(c.d.dir, script)
+		if slices.Contains(mapInUse.FindAllString(string(text), -1), "@"+name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *checker) compileSet(i int, s *Source, columns []string) error {
+	s.set = make(map[string]expression)
+	for _, field := range sortedKeys(s.Set) {
+		if err := c.field(field, "sources", i, "set", field); err != nil {
+			return err
+		}
+		// "direction" may be computed from columns only, so that the order of
+		// the mapping has no meaning; a field in terms of another is nested.
+		e, err := parseExpression(s.Set[field], columns)
+		if err != nil {
+			return c.fail("set %s: %v", a(field, err), "sources", i, "set", field)
+		}
+		s.set[field] = e
+	}
+	for at, column := range columns {
+		if _, ok := s.set[column]; !ok && c.d.HasField(column) {
+			s.set[column] = columnExpression(at)
+		}
+	}
+	return nil
+}
+
+// checkComputed makes sure that fields follow from the columns at hand.
+func (c *checker) checkComputed(i int, s *Source, columns, fields []string) error {
+	have := make(map[int]bool)
+	for at, column := range s.columns {
+		have[at] = slices.Contains(columns, column)
+	}
+	for _, field := range fields {
+		if field == "" {
+			continue
+		}
+		e, ok := s.set[field]
+		if !ok || !computable(e, have) {
+			return c.fail("%s source does not give field %q: set it from %s, or to 'unknown'",
+				a(s.Backend, field, strings.Join(columns, ", ")), "sources", i)
+		}
+	}
+	return nil
+}
+
+func computable(e expression, have map[int]bool) bool {
+	switch e := e.(type) {
+	case columnExpression:
+		return have[int(e)]
+	case callExpression:
+		for _, arg := range e.args {
+			if !computable(arg, have) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}
