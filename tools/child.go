@@ -65,6 +65,15 @@ func newMember(t *tool, s *Source, sink Sink, own *ownDoings) *member {
 
 func (c *child) markAttached() { c.once.Do(func() { close(c.attached) }) }
 
+func (c *child) isAttached() bool {
+	select {
+	case <-c.attached:
+		return true
+	default:
+		return false
+	}
+}
+
 // note keeps a line for the reason of a failure.
 func (c *child) note(line []byte) {
 	c.mu.Lock()
@@ -128,20 +137,17 @@ func (c *child) lost(n uint64) {
 // hold 4 KiB back on a pipe.
 func startText(m *member, path string, interest func(*process.Process)) (*child, error) {
 	c := &child{members: []*member{m}, path: path, attached: make(chan struct{}), started: time.Now()}
-	decode, flush := m.feed.lineDecoder()
-	c.flush = flush
-	var mu sync.Mutex
+	decoder := m.feed.lineDecoder()
+	c.flush = decoder.flush
 	env := append(process.DefaultEnv(), "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
 	p, err := process.Start(process.Spec{
 		Path: path, Args: m.source.Command[1:], Env: env, PTY: true, MaxLine: maxTextLine, Grace: grace,
 		Stdout: func(line []byte, cut bool) {
-			mu.Lock()
-			defer mu.Unlock()
-			if isStartupError(line) {
+			if isStartupError(line) && !c.isAttached() {
 				c.note(line)
 				return
 			}
-			decode(line, cut)
+			decoder.line(line, cut)
 		},
 		Stderr: c.stderr,
 	})
@@ -154,7 +160,8 @@ func startText(m *member, path string, interest func(*process.Process)) (*child,
 }
 
 // isStartupError knows what bcc prints on stdout when it cannot run: without
-// kernel headers or kprobes.
+// kernel headers or kprobes. Later, such a line is a row of a program that is
+// named to look like it.
 func isStartupError(line []byte) bool {
 	s := string(line[:min(len(line), 80)])
 	return strings.HasPrefix(s, "Unable to find kernel headers") || strings.HasPrefix(s, "ERROR: ")

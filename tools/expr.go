@@ -167,7 +167,7 @@ func commName(low, high string) string {
 	return string(b[:end])
 }
 
-// argv decodes what bpftrace's %r prints of a process's arguments: NULs lie
+// argv decodes what bpftrace's %rx prints of a process's arguments: NULs lie
 // between them.
 func argv(s string) string {
 	raw := output.UnescapeBuf([]byte(s))

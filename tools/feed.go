@@ -1,9 +1,10 @@
 package tools
 
 import (
-	"bytes"
+	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -425,36 +426,69 @@ func (o *ownDoings) is(d *Definition, values []string) bool {
 	return false
 }
 
-// lineDecoder takes the stdout of a text tool, line by line.
-func (f *feed) lineDecoder() (line func([]byte, bool), flush func()) {
-	fault := func(err error) {
-		if err != nil && err != output.ErrSkip {
-			f.counters.parseErrors.Add(1)
-		}
-	}
+// A lineDecoder takes the stdout of a text tool, line by line.
+type lineDecoder struct {
+	line  func(line []byte, cut bool)
+	flush func() // at the end of the output
+}
+
+func (f *feed) lineDecoder() lineDecoder {
 	if f.s.Format == "log2" {
-		log2 := output.NewLog2(f.takeHistogram)
-		return func(b []byte, cut bool) {
-			if cut {
-				f.counters.parseErrors.Add(1)
-				return
-			}
-			fault(log2.Line(bytes.TrimRight(b, "\r")))
-		}, func() { fault(log2.Flush()) }
+		return f.log2Decoder()
 	}
 	columns, _ := output.NewColumns(f.s.Columns, f.s.Headers) // checked by the catalogue
 	var values []string
-	return func(b []byte, cut bool) {
+	line := func(b []byte, cut bool) {
 		if cut && !strings.HasSuffix(f.s.Columns, "...") {
 			f.counters.parseErrors.Add(1)
 			return
 		}
 		row, err := columns.Decode(b, values[:0])
 		if err != nil {
-			fault(err)
+			f.fault(err)
 			return
 		}
 		values = row
 		f.takeLine(row)
-	}, func() {}
+	}
+	return lineDecoder{line: line, flush: func() {}}
+}
+
+// idle is how long no line comes before an interval's output is taken as whole:
+// the tools print it at once, and nothing says where it ends.
+const idle = 200 * time.Millisecond
+
+func (f *feed) log2Decoder() lineDecoder {
+	var mu sync.Mutex
+	log2 := output.NewLog2(f.takeHistogram)
+	timer := time.AfterFunc(time.Hour, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		log2.Idle()
+	})
+	timer.Stop()
+	line := func(b []byte, cut bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Reset(idle)
+		if cut {
+			f.counters.parseErrors.Add(1)
+			return
+		}
+		f.fault(log2.Line(b))
+	}
+	flush := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
+		f.fault(log2.Flush())
+	}
+	return lineDecoder{line: line, flush: flush}
+}
+
+// fault counts a line that made no sense.
+func (f *feed) fault(err error) {
+	if err != nil && !errors.Is(err, output.ErrSkip) {
+		f.counters.parseErrors.Add(1)
+	}
 }

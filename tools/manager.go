@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,9 @@ type Config struct {
 	// MemoryLimit bytes of resident memory, is stopped. 0 is no limit.
 	CPULimit    float64
 	MemoryLimit uint64
+	// RestartMaxDelay is the longest pause before a child that ended is
+	// started again. 0 is ten seconds.
+	RestartMaxDelay time.Duration
 	// AttachTimeout bounds the start of a child until it sees events. 0 is
 	// two minutes: bcc compiles, and may do so on a slow machine.
 	AttachTimeout time.Duration
@@ -92,6 +96,9 @@ func NewManager(cfg Config) *Manager {
 	if cfg.AttachTimeout == 0 {
 		cfg.AttachTimeout = 2 * time.Minute
 	}
+	if cfg.RestartMaxDelay == 0 {
+		cfg.RestartMaxDelay = 10 * time.Second
+	}
 	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(),
 		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
 	for _, d := range cfg.Catalog.Tools() {
@@ -118,6 +125,7 @@ func (m *Manager) Start() {
 		defer m.wait.Done()
 		m.findCandidates()
 		m.attachAll(ctx)
+		debug.FreeOSMemory() // what only the start has needed
 	}()
 	m.wait.Add(1)
 	go func() {

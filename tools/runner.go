@@ -28,7 +28,7 @@ const (
 	// floodRate bounds the bytes a second that a tool prints, over a check.
 	floodRate = 32 << 20
 	// steadyAfter is how long a child runs until its faults are forgiven.
-	steadyAfter = 5 * time.Minute
+	steadyAfter = time.Minute
 	// limitPause is how long a tool that exceeded a limit stays stopped.
 	limitPause = 5 * time.Minute
 )
@@ -56,7 +56,7 @@ type runner struct {
 }
 
 func (m *Manager) newRunner(tools []*tool, path string) *runner {
-	r := &runner{m: m, path: path, backoff: process.Backoff{Min: time.Second, Max: 5 * time.Minute}, bpf: make(map[string]float64), done: make(chan struct{})}
+	r := &runner{m: m, path: path, backoff: process.Backoff{Min: 250 * time.Millisecond, Max: m.cfg.RestartMaxDelay}, bpf: make(map[string]float64), done: make(chan struct{})}
 	for _, t := range tools {
 		r.members = append(r.members, newMember(t, t.candidates[0].source, m.cfg.Sink, m.own))
 	}

@@ -30,6 +30,7 @@ type flags struct {
 	excludeSelf bool
 	maxSeries   int
 	seriesIdle  time.Duration
+	maxDelay    time.Duration
 	cpuLimit    float64
 	memoryLimit units.Base2Bytes
 
@@ -129,6 +130,7 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Action(func(*kingpin.ParseContext) error { f.backends = strings.Split(*backends, ","); return nil })
 	app.Flag("tools.max-series", "Series per metric; further ones are counted in one whose labels are \"other\".").Default("500").IntVar(&f.maxSeries)
 	app.Flag("tools.series-idle", "How long a series must be without change before it makes room for a new one.").Default("1h").DurationVar(&f.seriesIdle)
+	app.Flag("tools.restart-max-delay", "Longest pause before a tool that ended is started again.").Default("10s").DurationVar(&f.maxDelay)
 	app.Flag("tools.cpu-limit", "Cores that one tool's process may take, over a minute, before it is stopped; 0 is no limit.").Default("1").Float64Var(&f.cpuLimit)
 	app.Flag("tools.memory-limit", "Resident memory that one tool's process may take before it is stopped; 0 is no limit.").Default("512MiB").BytesVar(&f.memoryLimit)
 	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
@@ -154,6 +156,8 @@ func (f *flags) check() error {
 		return fmt.Errorf("--tools.max-series: %d: want 1 to 100000", f.maxSeries)
 	case f.seriesIdle <= 0:
 		return fmt.Errorf("--tools.series-idle: %s: want more than 0", f.seriesIdle)
+	case f.maxDelay < time.Second:
+		return fmt.Errorf("--tools.restart-max-delay: %s: want 1s or more", f.maxDelay)
 	case f.cpuLimit < 0:
 		return fmt.Errorf("--tools.cpu-limit: %g: want 0 or more", f.cpuLimit)
 	case f.memoryLimit < 0:
@@ -168,7 +172,7 @@ func (f *flags) managerConfig(sink tools.Sink, logger log.Logger) tools.Config {
 	return tools.Config{
 		Catalog: f.catalog, Enabled: f.enabled, Options: f.options, Backends: f.backends, Pinned: f.pinned,
 		ExcludeSelf: f.excludeSelf, ListenPort: f.listenPort(),
-		CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Logger: logger,
+		RestartMaxDelay: f.maxDelay, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Logger: logger,
 	}
 }
 

@@ -86,20 +86,35 @@ func isBackend(backend, path string) bool {
 		return false
 	}
 	defer f.Close()
-	// A libbpf tool has its strings well within the first MiB or two.
-	content, err := io.ReadAll(io.LimitReader(f, 8<<20))
-	if err != nil {
-		return false
-	}
-	elf := bytes.HasPrefix(content, []byte("\x7fELF"))
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	head = head[:n]
+	elf := bytes.HasPrefix(head, []byte("\x7fELF"))
+	script := bytes.HasPrefix(head, []byte("#!"))
 	switch backend {
 	case BPFtrace:
-		return elf || bytes.HasPrefix(content, []byte("#!"))
+		return elf || script
 	case Libbpf:
-		return elf && bytes.Contains(content, []byte("bpf_object__")) && !bytes.Contains(content, []byte("libbcc"))
+		return elf && contains(f, "bpf_object__") && !contains(f, "libbcc.so")
 	case BCC:
-		first, _, _ := bytes.Cut(content, []byte("\n"))
-		return bytes.HasPrefix(first, []byte("#!")) && bytes.Contains(first, []byte("python")) && bytes.Contains(content, []byte("from bcc import"))
+		first, _, _ := bytes.Cut(head, []byte("\n"))
+		return script && bytes.Contains(first, []byte("python")) && contains(f, "from bcc import")
+	}
+	return false
+}
+
+// contains tells whether the text is in the first MiBs of the file.
+func contains(f *os.File, text string) bool {
+	const chunk = 64 << 10
+	buffer := make([]byte, chunk+len(text))
+	for at := int64(0); at < 8<<20; at += chunk {
+		n, err := f.ReadAt(buffer, at)
+		if bytes.Contains(buffer[:n], []byte(text)) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
 	}
 	return false
 }

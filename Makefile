@@ -1,0 +1,67 @@
+# The targets a user needs: run, test. See README.md.
+
+GO      ?= go
+BINARY  := bpf_tools_exporter
+ARGS    ?=
+
+VERSION  := $(shell cat VERSION)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null)
+BRANCH   := $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null)
+DATE     := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+PKG      := github.com/prometheus/common/version
+LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(DATE)
+
+# Debian's packages: the tools, and what only the tests need.
+TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
+TEST_PACKAGES  := prometheus nftables iproute2
+
+.PHONY: all build run deps deps-tools deps-test test lint race fuzz bench clean
+
+all: build
+
+# One static binary.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/$(BINARY)
+
+# Installs the tools if missing, builds, and starts the exporter, as root.
+# Flags go into ARGS: make run ARGS=--log.level=debug
+run: deps-tools build
+	./$(BINARY) $(ARGS)
+
+deps: deps-tools deps-test
+
+deps-tools:
+	@packaging/install-packages.sh $(TOOLS_PACKAGES)
+
+deps-test:
+	@packaging/install-packages.sh $(TEST_PACKAGES)
+
+# The test command. As root on Linux it runs everything against the live
+# kernel; elsewhere the tests that cannot run say why.
+test: lint
+	$(GO) test -timeout 20m ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	@bad="$$($(GO) list -f '{{.ImportPath}} {{.Imports}}' ./... | grep -w os/exec | grep -v /tools/process)"; \
+		test -z "$$bad" || { echo "only tools/process may import os/exec:"; echo "$$bad"; exit 1; }
+
+race:
+	$(GO) test -race -timeout 30m ./...
+
+# Each fuzz target for a while.
+FUZZTIME ?= 30s
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep ^Fuzz); do \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+# What the exporter costs, beside the bare tools, as root.
+bench: build
+	$(GO) test -run '^$$' -bench . -benchmem ./collector ./tools/...
+
+clean:
+	rm -f $(BINARY)
