@@ -22,14 +22,17 @@ type bpfStats struct {
 func newBPFStats() *bpfStats { return &bpfStats{names: make(map[uint32]string)} }
 
 // bpfUsage is what one process holds, from /proc/PID/fdinfo: run time by
-// program id, and the memory of maps (memlock, kernel/bpf/syscall.c).
+// program id, how often the kernel skipped a program because another BPF program
+// was running on that CPU (recursion_misses), and the memory of maps (memlock,
+// all of kernel/bpf/syscall.c).
 type bpfUsage struct {
 	runTime  map[uint32]time.Duration
+	misses   map[uint32]uint64
 	mapBytes uint64
 }
 
 func readBPF(pid int) bpfUsage {
-	u := bpfUsage{runTime: make(map[uint32]time.Duration)}
+	u := bpfUsage{runTime: make(map[uint32]time.Duration), misses: make(map[uint32]uint64)}
 	seen := make(map[string]bool)
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	for _, file := range files {
@@ -38,6 +41,7 @@ func readBPF(pid int) bpfUsage {
 			n, _ := strconv.ParseUint(id, 10, 32)
 			ns, _ := strconv.ParseInt(info["run_time_ns"], 10, 64)
 			u.runTime[uint32(n)] = time.Duration(ns)
+			u.misses[uint32(n)], _ = strconv.ParseUint(info["recursion_misses"], 10, 64)
 		}
 		if id := info["map_id"]; id != "" && !seen[id] {
 			seen[id] = true
@@ -68,7 +72,6 @@ func (m *Manager) sampleBPF(ctx context.Context) {
 	runners := m.runners()
 	enabled, err := ebpf.EnableStats(ebpfStatsRunTime)
 	if err != nil {
-		m.measureMaps(runners)
 		return
 	}
 	defer enabled.Close()
@@ -89,13 +92,38 @@ func (m *Manager) sampleBPF(ctx context.Context) {
 // ebpfStatsRunTime is BPF_STATS_RUN_TIME of include/uapi/linux/bpf.h.
 const ebpfStatsRunTime = 0
 
-func (m *Manager) measureMaps(runners []*runner) {
-	for _, r := range runners {
-		u := readBPF(r.current().process.Pid())
-		r.mu.Lock()
-		r.maps = u.mapBytes
-		r.mu.Unlock()
+// countMisses counts as lost what the kernel did not let the child's programs
+// see, and takes the memory of its maps. Programs on tracepoints share one guard
+// for each CPU (bpf_prog_active, trace_call_bpf in kernel/trace/bpf_trace.c), so
+// that a completion in an interrupt can fall into another program's run.
+func (r *runner) countMisses(stats *bpfStats) {
+	c := r.current()
+	u := readBPF(c.process.Pid())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.misses == nil {
+		c.misses = make(map[uint32]uint64)
 	}
+	r.maps = u.mapBytes
+	for id, n := range u.misses {
+		if n <= c.misses[id] {
+			continue
+		}
+		owners := r.owners(stats.name(id))
+		if len(owners) == 1 {
+			r.member(owners[0]).tool.counters.lost.Add(n - c.misses[id])
+		}
+		c.misses[id] = n
+	}
+}
+
+func (r *runner) member(name string) *member {
+	for _, m := range r.members {
+		if m.tool.def.Name == name {
+			return m
+		}
+	}
+	return nil
 }
 
 func (r *runner) account(before, after bpfUsage, stats *bpfStats) {
@@ -108,7 +136,6 @@ func (r *runner) account(before, after bpfUsage, stats *bpfStats) {
 	scale := float64(statsInterval) / float64(statsWindow)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.maps = after.mapBytes
 	for id, t := range times {
 		owners := r.owners(stats.name(id))
 		for _, tool := range owners {

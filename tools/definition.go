@@ -88,6 +88,9 @@ type Source struct {
 	// Events is the scalar map that counts what rows are printed of; rows are
 	// rate-limited, and the difference is what was not shown.
 	Events string `yaml:"events"`
+	// Lost is the scalar map that counts events which the scripts know they
+	// could not count.
+	Lost string `yaml:"lost"`
 	// Set computes fields from the source's own columns or map keys. A field
 	// that is not set has the value of the column of the same name.
 	Set map[string]string `yaml:"set"`
@@ -106,16 +109,15 @@ type Kernel struct {
 // Map tells what a bpftrace map holds. Values are cumulative since bpftrace
 // started.
 type Map struct {
-	// Keys are the columns of the map's key. The last one of a histogram is
-	// "slot", the native bucket that schema3() counted.
+	// Keys are the columns of the map's key. A histogram has two maps: its
+	// buckets, whose key ends with "slot", the native bucket that schema3()
+	// found, and its sum, whose key does not.
 	Keys []string `yaml:"keys"`
 	// With gives columns that the key does not have a fixed value.
 	With map[string]string `yaml:"with"`
-	// Metric takes the values: a counter their increase, a histogram with a
-	// slot its bucket counts, without one its sum.
+	// Metric takes the values, of count() or sum(): a counter and a sum their
+	// increase, a bucket the number.
 	Metric string `yaml:"metric"`
-	// Count takes the number of values of a stats() map.
-	Count string `yaml:"count"`
 	// Scale multiplies the values into the metric's unit.
 	Scale float64 `yaml:"scale"`
 	// Minus is a map of equal shape that is subtracted first. What the
@@ -141,6 +143,9 @@ type Metric struct {
 	// each event. A counter without one counts the events.
 	Value string `yaml:"value"`
 }
+
+// hasSlot tells whether the map counts buckets of a native histogram.
+func (m *Map) hasSlot() bool { return len(m.Keys) > 0 && m.Keys[len(m.Keys)-1] == "slot" }
 
 // HasField tells whether the tool has a field of that name.
 func (d *Definition) HasField(name string) bool {
@@ -177,7 +182,7 @@ func (d *Definition) eventSources() []*Source {
 func (d *Definition) Script(s *Source) (string, error) {
 	var text strings.Builder
 	for _, name := range s.Scripts {
-		b, err := fs.ReadFile(d.dir, name)
+		b, err := readFile(d.dir, name)
 		if err != nil {
 			return "", err
 		}

@@ -3,6 +3,7 @@ package tools
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,8 +47,11 @@ func (c callExpression) value(columns []string) string {
 	return c.call(args)
 }
 
+// chooseArgs stands for a value and any number of pairs.
+const chooseArgs = -1
+
 type function struct {
-	args int // -1: two or more
+	args int // how many, or chooseArgs
 	call func(args []string) string
 }
 
@@ -66,7 +70,7 @@ var functions = map[string]function{
 	"service_port": {3, func(a []string) string { return servicePort(a[0], a[1], a[2]) }},
 	"tcp_state":    {1, func(a []string) string { return tcpState(a[0]) }},
 	"scale":        {2, func(a []string) string { return scale(a[0], a[1]) }},
-	"choose":       {-1, choose},
+	"choose":       {chooseArgs, choose},
 }
 
 func functionNames() string {
@@ -133,8 +137,11 @@ func parseCall(name, rest string, columns []string) (expression, string, error) 
 			break
 		}
 	}
-	if f.args >= 0 && len(call.args) != f.args || f.args < 0 && len(call.args) < 2 {
-		return nil, "", fmt.Errorf("%s takes %d arguments, not %d", name, max(f.args, 2), len(call.args))
+	switch n := len(call.args); {
+	case f.args == chooseArgs && (n < 3 || n%2 == 0):
+		return nil, "", fmt.Errorf("%s takes a value and then pairs, not %d arguments", name, n)
+	case f.args != chooseArgs && n != f.args:
+		return nil, "", fmt.Errorf("%s takes %d arguments, not %d", name, f.args, n)
 	}
 	return call, rest, nil
 }
@@ -154,7 +161,7 @@ func integer(s string) (uint64, bool) {
 func commName(low, high string) string {
 	l, ok1 := integer(low)
 	h, ok2 := integer(high)
-	if !ok1 || !ok2 || l == 0 {
+	if !ok1 || !ok2 {
 		return unknown
 	}
 	var b [16]byte
@@ -163,6 +170,9 @@ func commName(low, high string) string {
 	end := 0
 	for end < len(b) && b[end] != 0 {
 		end++
+	}
+	if end == 0 {
+		return unknown
 	}
 	return string(b[:end])
 }
@@ -208,11 +218,11 @@ func deviceName(dev string) string {
 }
 
 // operation tells what a request does from the kernel's rwbs string
-// (blk_fill_rwbs in kernel/trace/blktrace.c): an F in front is a flush before
-// the operation, or stands alone for a flush.
+// (blk_fill_rwbs in kernel/trace/blktrace.c): an F in front of an operation is
+// a flush before it, any other a flush by itself.
 func operation(rwbs string) string {
 	name := rwbs
-	if len(name) > 1 && name[0] == 'F' {
+	if len(name) > 1 && name[0] == 'F' && strings.IndexByte("RWDNZF", name[1]) >= 0 {
 		name = name[1:]
 	}
 	if name == "" {
@@ -254,7 +264,7 @@ func address(s string) string {
 	if err != nil {
 		return unknown
 	}
-	return a.Unmap().String()
+	return a.Unmap().WithZone("").String()
 }
 
 func family(s string) string {
@@ -290,8 +300,11 @@ func servicePort(direction, lport, rport string) string {
 	case "outbound":
 		return rport
 	}
-	l, _ := strconv.Atoi(lport)
-	r, _ := strconv.Atoi(rport)
+	l, err1 := strconv.Atoi(lport)
+	r, err2 := strconv.Atoi(rport)
+	if err1 != nil || err2 != nil {
+		return unknown
+	}
 	return strconv.Itoa(min(l, r))
 }
 
@@ -318,7 +331,10 @@ func scale(s, factor string) string {
 	if err1 != nil || err2 != nil {
 		return ""
 	}
-	return strconv.FormatFloat(n*f, 'g', -1, 64)
+	if product := n * f; !math.IsNaN(product) && !math.IsInf(product, 0) {
+		return strconv.FormatFloat(product, 'g', -1, 64)
+	}
+	return ""
 }
 
 // choose(x, 'a', 'A', 'b', 'B') is A for x = a, B for x = b, else unknown.

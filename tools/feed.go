@@ -2,6 +2,7 @@ package tools
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,11 @@ import (
 // mapKeys is how many keys a bpftrace map can hold. What a full map drops shows
 // in the total that is counted beside it.
 const mapKeys = 8192
+
+// maxValue bounds what a map can have counted: nanoseconds of 146 years. Maps
+// of stats() are not taken at all: bpftrace 0.17 keeps their two halves apart
+// and prints garbage for one that it reads while it is being made.
+const maxValue = 1 << 62
 
 // other is the label value of what could not be told apart any more.
 const other = "other"
@@ -48,14 +54,13 @@ type mapFeed struct {
 	name   string
 	def    *Map // nil for a map that only helps another
 	metric *Metric
-	count  *Metric
 	at     []int // the column of each key
 	withAt []int // the columns with a fixed value
 	with   []string
 	slot   bool
-	seen   map[string]output.Value
+	seen   map[string]uint64
 	sum    uint64            // of all values seen
-	spare  uint64            // counted as other so far
+	spare  uint64            // of sum, or of what it lacks, that was passed on elsewhere
 	excess map[string]uint64 // with Minus: exported so far
 }
 
@@ -74,7 +79,7 @@ func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *
 		f.addMap(name, m)
 	}
 	for _, m := range s.Maps {
-		for _, helper := range []string{m.Total, m.Minus, s.Events} {
+		for _, helper := range []string{m.Total, m.Minus, s.Events, s.Lost} {
 			if helper != "" && f.maps["@"+helper] == nil {
 				f.addMap(helper, nil)
 			}
@@ -87,7 +92,7 @@ func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *
 func (f *feed) addMap(name string, def *Map) {
 	m := &mapFeed{name: "@" + name, def: def}
 	if def != nil {
-		m.metric, m.count = f.d.Metric(def.Metric), f.d.Metric(def.Count)
+		m.metric = f.d.Metric(def.Metric)
 		for _, key := range def.Keys {
 			m.at = append(m.at, indexOf(f.s.columns, key))
 		}
@@ -95,7 +100,7 @@ func (f *feed) addMap(name string, def *Map) {
 			m.withAt = append(m.withAt, indexOf(f.s.columns, column))
 			m.with = append(m.with, def.With[column])
 		}
-		m.slot = len(def.Keys) > 0 && def.Keys[len(def.Keys)-1] == "slot"
+		m.slot = def.hasSlot()
 	}
 	f.maps[m.name] = m
 }
@@ -114,7 +119,7 @@ func indexOf(list []string, s string) int {
 func (f *feed) reset() {
 	f.rows, f.hidden = 0, 0
 	for _, m := range f.maps {
-		m.seen, m.excess = make(map[string]output.Value), make(map[string]uint64)
+		m.seen, m.excess = make(map[string]uint64), make(map[string]uint64)
 		m.sum, m.spare = 0, 0
 	}
 }
@@ -140,15 +145,19 @@ func (f *feed) takeMap(message *output.Message) {
 		return
 	}
 	columns := make([]string, len(f.s.columns))
-	err := message.EachEntry(func(key []byte, v output.Value) error {
+	err := message.EachEntry(func(key []byte, value output.Value) error {
 		// The compiler does not allocate for this lookup: keys that did not
 		// change cost next to nothing.
-		before := m.seen[string(key)]
-		if v == before {
+		v, before := value.Int, m.seen[string(key)]
+		switch {
+		case v == before:
+			return nil
+		case value.IsStats || value.Negative || v < before || v > maxValue:
+			f.counters.parseErrors.Add(1)
 			return nil
 		}
 		m.seen[string(key)] = v
-		m.sum += total(v) - total(before)
+		m.sum += v - before
 		if m.def != nil && m.def.Minus == "" {
 			f.increase(m, string(key), before, v, columns)
 		}
@@ -159,27 +168,17 @@ func (f *feed) takeMap(message *output.Message) {
 	}
 }
 
-func total(v output.Value) uint64 {
-	if v.IsStats {
-		return v.Total
-	}
-	return v.Int
-}
-
 // increase passes on what one key's value grew by.
-func (f *feed) increase(m *mapFeed, key string, before, v output.Value, columns []string) {
+func (f *feed) increase(m *mapFeed, key string, before, v uint64, columns []string) {
 	if m.split(key, columns) != nil {
 		f.counters.parseErrors.Add(1)
 		return
 	}
-	if m.count != nil {
-		f.emit(Sample{Metric: m.count, Add: float64(v.Count - before.Count)}, columns)
-	}
-	if m.metric != nil {
-		f.emitValue(m, total(v)-total(before), columns)
-	}
+	f.emitValue(m, v-before, columns)
 }
 
+// emitValue passes on what a value grew by. That of a histogram's slot is a
+// count, which goes to the bucket that the key ends with.
 func (f *feed) emitValue(m *mapFeed, by uint64, columns []string) {
 	s := Sample{Metric: m.metric}
 	if !m.slot {
@@ -188,7 +187,7 @@ func (f *feed) emitValue(m *mapFeed, by uint64, columns []string) {
 		return
 	}
 	slot, err := strconv.Atoi(columns[m.at[len(m.at)-1]])
-	if err != nil {
+	if err != nil || slot < 0 || slot > maxSlot {
 		f.counters.parseErrors.Add(1)
 		return
 	}
@@ -251,6 +250,11 @@ func (f *feed) takeEnd() {
 			f.spill(m, f.maps["@"+m.def.Total].sum)
 		}
 	}
+	if f.s.Lost != "" {
+		lost := f.maps["@"+f.s.Lost]
+		f.counters.lost.Add(lost.sum - lost.spare)
+		lost.spare = lost.sum
+	}
 	if f.s.Events == "" {
 		return
 	}
@@ -263,8 +267,8 @@ func (f *feed) takeEnd() {
 // subtract passes on how far m exceeds less by more than ever before.
 func (f *feed) subtract(m, less *mapFeed) {
 	columns := make([]string, len(f.s.columns))
-	for key, v := range m.seen {
-		now, minus := total(v), total(less.seen[key])
+	for key, now := range m.seen {
+		minus := less.seen[key]
 		if now < minus || now-minus <= m.excess[key] || m.split(key, columns) != nil {
 			continue
 		}
@@ -339,7 +343,7 @@ func (f *feed) observe(m *Metric, values []string) {
 	s := Sample{Metric: m, Add: 1}
 	if m.Value != "" {
 		value, err := strconv.ParseFloat(values[f.d.Fields.index(m.Value)], 64)
-		if err != nil || value < 0 {
+		if err != nil || !(value >= 0) || math.IsInf(value, 0) {
 			f.counters.parseErrors.Add(1)
 			return
 		}
@@ -369,7 +373,7 @@ func (f *feed) takeHistogram(h output.Histogram) {
 		if slot.Count == 0 {
 			continue
 		}
-		low, high := float64(slot.Low)*f.s.Unit, float64(slot.High+1)*f.s.Unit
+		low, high := float64(slot.Low)*f.s.Unit, (float64(slot.High)+1)*f.s.Unit
 		f.emit(Sample{Metric: f.d.Metrics[0], Schema: 0, Index: nearestIndex(high), Count: slot.Count,
 			Add: float64(slot.Count) * (low + high) / 2}, columns)
 	}

@@ -10,6 +10,9 @@ import (
 // with the upper bound 2^((i+1-240)/8) s.
 const SlotOffset = 239
 
+// maxSlot is the last slot of schema3().
+const maxSlot = 40*8 + 7
+
 // schema3 matches the one macro that scripts may use, as a statement:
 //
 //	$slot = schema3($ns);

@@ -38,7 +38,7 @@ func (r *Ring) Add(e Event) {
 func (r *Ring) Recent(n int) []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n = min(n, len(r.events))
+	n = max(0, min(n, len(r.events)))
 	recent := make([]Event, n)
 	for i := range recent {
 		at := r.next - 1 - i

@@ -50,7 +50,7 @@ func (e Event) MarshalJSON() ([]byte, error) {
 			continue
 		}
 		b.WriteString(`,"` + field.Name + `":`)
-		if field.Type != "string" && json.Valid([]byte(value)) {
+		if field.Type != "string" && isNumber(value) {
 			b.WriteString(value)
 			continue
 		}
@@ -60,6 +60,11 @@ func (e Event) MarshalJSON() ([]byte, error) {
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil
+}
+
+// isNumber tells whether a value is a number as JSON writes them.
+func isNumber(s string) bool {
+	return (s[0] == '-' || s[0] >= '0' && s[0] <= '9') && json.Valid([]byte(s))
 }
 
 // writeString writes a JSON string without escaping what only HTML minds.

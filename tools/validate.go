@@ -2,9 +2,11 @@ package tools
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"regexp"
 	"slices"
 	"sort"
@@ -27,9 +29,9 @@ var (
 // parse reads and checks the tool.yaml in dir. Name is that of the folder, file
 // what error messages call the tool.yaml.
 func parse(dir fs.FS, name, file string) (*Definition, error) {
-	text, err := fs.ReadFile(dir, "tool.yaml")
+	text, err := readFile(dir, "tool.yaml")
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, reason(err))
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	d := &Definition{dir: dir, file: file}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
@@ -47,6 +49,28 @@ func parse(dir fs.FS, name, file string) (*Definition, error) {
 	return d, (&checker{d: d, root: root.Content[0]}).check(name)
 }
 
+// maxFile bounds a tool.yaml and a script, in bytes.
+const maxFile = 1 << 20
+
+// readFile reads a file of a tool's folder. A named pipe would hold the
+// exporter up, and a device need not end.
+func readFile(dir fs.FS, name string) ([]byte, error) {
+	info, err := fs.Stat(dir, name)
+	switch {
+	case err != nil:
+		return nil, reason(err)
+	case !info.Mode().IsRegular():
+		return nil, errors.New("is not a regular file")
+	case info.Size() > maxFile:
+		return nil, fmt.Errorf("has %d bytes: want at most %d", info.Size(), maxFile)
+	}
+	text, err := fs.ReadFile(dir, name)
+	if err != nil {
+		return nil, reason(err)
+	}
+	return text, nil
+}
+
 var yamlLine = regexp.MustCompile(`line (\d+): (?:field (\S+) not found in type \S+)?`)
 
 // yamlError puts the line where compilers put it and speaks of the file's keys
@@ -56,16 +80,31 @@ func yamlError(file string, err error) error {
 	m := yamlLine.FindStringSubmatchIndex(text)
 	if m == nil {
 		if err == io.EOF {
-			text = "is empty: want at least name, help, sources and metrics"
+			return fmt.Errorf("%s: is empty: want at least name, help, sources and metrics", file)
 		}
-		return fmt.Errorf("%s: %s", file, text)
+		return fmt.Errorf("%s: is no YAML: %s", file, text)
 	}
 	line := text[m[2]:m[3]]
 	if m[4] >= 0 {
 		return fmt.Errorf("%s:%s: no key %q here: see CONFIGURATION.md for the keys of a definition", file, line, text[m[4]:m[5]])
 	}
-	return fmt.Errorf("%s:%s: %s", file, line, text[m[1]:])
+	what := text[m[1]:]
+	if wrong := yamlType.FindStringSubmatch(what); wrong != nil {
+		what = fmt.Sprintf("want %s, not %s", yamlKinds.Replace(wrong[3]), yamlKinds.Replace(wrong[1])+wrong[2])
+	}
+	return fmt.Errorf("%s:%s: %s", file, line, what)
 }
+
+var yamlType = regexp.MustCompile("^cannot unmarshal !!(seq|map|str|int|float|bool|null|[a-z]+)( `.*?`)? into (\\S+)")
+
+// yamlKinds are the types of YAML and of a definition in words.
+var yamlKinds = strings.NewReplacer("[]*tools.Source", "a list of sources", "[]*tools.Metric", "a list of metrics",
+	"map[string]*tools.Map", "a mapping of maps", "map[string]tools.Option", "a mapping of options",
+	"map[string]string", "a mapping", "map[string]bool", "a mapping to true or false", "[]string", "a list of words",
+	"tools.Definition", "a mapping", "tools.Source", "a mapping", "tools.Metric", "a mapping", "tools.Map", "a mapping",
+	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping",
+	"seq", "a list", "map", "a mapping", "string", "text", "str", "text", "bool", "true or false",
+	"float64", "a number", "float", "the number", "int", "a whole number", "null", "nothing")
 
 // UnmarshalYAML keeps the order of the fields.
 func (f *Fields) UnmarshalYAML(node *yaml.Node) error {
@@ -131,6 +170,8 @@ func (c *checker) check(name string) error {
 		return c.fail("name %q: want small letters, digits and _, a letter first", a(d.Name), "name")
 	case d.Name != name:
 		return c.fail("name %q: want %q, as the folder is called", a(d.Name, name), "name")
+	case d.Name == endRow:
+		return c.fail("name %q is reserved", a(d.Name), "name")
 	case d.Help == "":
 		return c.fail("help is missing: say in one line what the tool shows", nil)
 	case d.Mode != "" && d.Mode != "continuous":
@@ -140,7 +181,7 @@ func (c *checker) check(name string) error {
 	case len(d.Metrics) == 0:
 		return c.fail("metrics is missing: name at least one", nil)
 	}
-	checks := []func() error{c.checkFields, c.checkOptions, c.checkMetrics, c.checkSources}
+	checks := []func() error{c.checkGaps, c.checkFields, c.checkOptions, c.checkMetrics, c.checkSources}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -149,8 +190,32 @@ func (c *checker) check(name string) error {
 	return nil
 }
 
+// checkGaps refuses list items and maps with nothing in them, which YAML
+// decodes to nil.
+func (c *checker) checkGaps() error {
+	for i, m := range c.d.Metrics {
+		if m == nil {
+			return c.fail("this metric is empty", nil, "metrics", i)
+		}
+	}
+	for i, s := range c.d.Sources {
+		if s == nil {
+			return c.fail("this source is empty", nil, "sources", i)
+		}
+		for _, name := range sortedKeys(s.Maps) {
+			if s.Maps[name] == nil {
+				return c.fail("map %s is empty: want keys and a metric", a(name), "sources", i, "maps", name)
+			}
+		}
+	}
+	return nil
+}
+
 func (c *checker) checkFields() error {
-	for _, f := range c.d.Fields {
+	for i, f := range c.d.Fields {
+		if c.d.Fields.index(f.Name) != i {
+			return c.fail("field %q stands here twice", a(f.Name), "fields", f.Name)
+		}
 		if !fieldName.MatchString(f.Name) {
 			return c.fail("field %q: want small letters, digits and _, a letter first", a(f.Name), "fields", f.Name)
 		}
@@ -158,8 +223,9 @@ func (c *checker) checkFields() error {
 			return c.fail("field %s has type %q: want string, int or float", a(f.Name, f.Type), "fields", f.Name)
 		}
 	}
-	for key, fields := range map[string][]string{"pids": c.d.Exclude.PIDs, "ports": c.d.Exclude.Ports} {
-		for i, f := range fields {
+	exclude := map[string][]string{"pids": c.d.Exclude.PIDs, "ports": c.d.Exclude.Ports}
+	for _, key := range sortedKeys(exclude) {
+		for i, f := range exclude[key] {
 			if err := c.field(f, "exclude_self", key, i); err != nil {
 				return err
 			}
@@ -180,11 +246,11 @@ func (c *checker) field(name string, at ...any) error {
 }
 
 func (c *checker) checkOptions() error {
-	for name, o := range c.d.Options {
+	for _, name := range sortedKeys(c.d.Options) {
 		if !fieldName.MatchString(name) {
 			return c.fail("option %q: want small letters, digits and _, a letter first", a(name), "options", name)
 		}
-		if o.Help == "" {
+		if c.d.Options[name].Help == "" {
 			return c.fail("option %s has no help: say in one line what it does", a(name), "options", name)
 		}
 	}
@@ -221,6 +287,9 @@ func (c *checker) checkLabels(i int, m *Metric) error {
 		if label == "le" || label == "quantile" || label == "tool" {
 			return c.fail("label %q is reserved: choose another name", a(label), "metrics", i, "labels", j)
 		}
+		if slices.Contains(m.Labels[:j], label) {
+			return c.fail("label %q stands here twice", a(label), "metrics", i, "labels", j)
+		}
 		if err := c.field(label, "metrics", i, "labels", j); err != nil {
 			return err
 		}
@@ -247,7 +316,7 @@ func (c *checker) checkSources() error {
 		if !slices.Contains(backend.Names, s.Backend) {
 			return c.fail("backend %q: want %s", a(s.Backend, strings.Join(backend.Names, ", ")), "sources", i, "backend")
 		}
-		for option := range s.When {
+		for _, option := range sortedKeys(s.When) {
 			if _, ok := c.d.Options[option]; !ok {
 				return c.fail("when names option %q, which is not among options", a(option), "sources", i, "when", option)
 			}
@@ -256,6 +325,9 @@ func (c *checker) checkSources() error {
 			if _, err := backend.ParseVersion(version); version != "" && err != nil {
 				return c.fail("kernel: %v", a(err), "sources", i, "kernel")
 			}
+		}
+		if s.Kernel != (Kernel{}) && s.Kernel.Because == "" {
+			return c.fail("kernel has no because: say why other kernels will not do", nil, "sources", i, "kernel")
 		}
 		check := c.checkTextSource
 		if s.Backend == backend.BPFtrace {
@@ -277,8 +349,10 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 		return c.fail("command %q: want the tool's plain name; where it lies is found on each host", a(s.Command[0]), "sources", i, "command", 0)
 	case len(s.Scripts) > 0 || len(s.Maps) > 0 || s.Rows != "":
 		return c.fail("scripts, maps and rows are for backend bpftrace", nil, "sources", i)
-	case s.Format == "log2" && s.Unit <= 0:
-		return c.fail("unit is missing: the seconds in one unit of the histogram, such as 1e-6 for usecs", nil, "sources", i)
+	case s.Format == "log2" && !(s.Unit > 0 && s.Unit <= 1):
+		return c.fail("unit: want the seconds in one unit of the histogram, such as 1e-6 for usecs", nil, "sources", i, "unit")
+	case s.Interval < 0:
+		return c.fail("interval %d: want the seconds between two outputs", a(s.Interval), "sources", i, "interval")
 	}
 	switch s.Format {
 	case "columns":
@@ -296,12 +370,27 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 	if err := c.compileSet(i, s, s.columns); err != nil {
 		return err
 	}
-	for _, m := range c.d.Metrics {
-		if err := c.checkComputed(i, s, s.columns, append(slices.Clone(m.Labels), m.Value)); err != nil && s.Format == "columns" {
+	if s.Format == "log2" {
+		return c.checkLog2(i, s)
+	}
+	for j, m := range c.d.Metrics {
+		if m.Type == "histogram" && m.Value == "" {
+			return c.fail("metric %s has no value for the %s source to observe", a(m.Name, s.Backend), "metrics", j)
+		}
+		if err := c.checkComputed(i, s, s.columns, append(slices.Clone(m.Labels), m.Value)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkLog2 checks a source whose histograms go to the tool's first metric.
+func (c *checker) checkLog2(i int, s *Source) error {
+	first := c.d.Metrics[0]
+	if first.Type != "histogram" {
+		return c.fail("format log2 fills the first metric, and %s is no histogram", a(first.Name), "sources", i, "format")
+	}
+	return c.checkComputed(i, s, s.columns, first.Labels)
 }
 
 // checkScripts checks a source that runs bpftrace.
@@ -325,6 +414,9 @@ func (c *checker) checkScripts(i int, s *Source) error {
 			return c.fail("rows: %v", a(err), "sources", i, "rows")
 		}
 		s.columns = rows.Names()
+	}
+	if s.Lost != "" && !c.mapInScripts(s, s.Lost) {
+		return c.fail("lost: map @%s is in none of the scripts", a(s.Lost), "sources", i, "lost")
 	}
 	if (s.Rows == "") != (s.Events == "") || s.Events != "" && !c.mapInScripts(s, s.Events) {
 		return c.fail("rows and events go together: events is the map that counts what rows are printed of", nil, "sources", i)
@@ -355,9 +447,9 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 	if !scriptName.MatchString(name) {
 		return c.fail("script %q: want the name of a .bt file in this folder", a(name), at...)
 	}
-	text, err := fs.ReadFile(c.d.dir, name)
+	text, err := readFile(c.d.dir, name)
 	if err != nil {
-		return c.fail("script %s: %v", a(name, reason(err)), at...)
+		return c.fail("script %s: %v", a(name, err), at...)
 	}
 	for n, line := range strings.Split(string(text), "\n") {
 		code, _, _ := strings.Cut(line, "//")
@@ -390,21 +482,41 @@ func (c *checker) checkMap(i int, s *Source, name string, m *Map) error {
 			return c.fail("map @%s is in none of the scripts", a(other), at...)
 		}
 	}
-	if m.Metric == "" && m.Count == "" {
+	if m.Scale < 0 || math.IsNaN(m.Scale) || math.IsInf(m.Scale, 0) {
+		return c.fail("map %s: scale %g: want a factor above 0", a(name, m.Scale), append(at, "scale")...)
+	}
+	keys := append(slices.Clone(m.Keys), sortedKeys(m.With)...)
+	for j, key := range keys {
+		if slices.Contains(keys[:j], key) {
+			return c.fail("map %s: key %q stands here twice", a(name, key), at...)
+		}
+	}
+	if at := slices.Index(m.Keys, "slot"); at >= 0 && at != len(m.Keys)-1 {
+		return c.fail("map %s: slot is the last key of a histogram", a(name), "sources", i, "maps", name, "keys")
+	}
+	def := c.d.Metric(m.Metric)
+	if m.Metric == "" {
 		return c.fail("map %s feeds no metric: name one", a(name), at...)
 	}
-	for _, metric := range []string{m.Metric, m.Count} {
-		if metric == "" {
-			continue
-		}
-		def := c.d.Metric(metric)
-		if def == nil {
-			return c.fail("no metric %q among metrics", a(metric), at...)
-		}
-		keys := append(slices.Clone(m.Keys), sortedKeys(m.With)...)
-		if err := c.checkComputed(i, s, keys, def.Labels); err != nil {
-			return err
-		}
+	if def == nil {
+		return c.fail("no metric %q among metrics", a(m.Metric), at...)
+	}
+	if err := c.checkComputed(i, s, keys, def.Labels); err != nil {
+		return err
+	}
+	return c.checkMapMetrics(name, m, at)
+}
+
+// checkMapMetrics makes sure that what a map holds suits its metrics.
+func (c *checker) checkMapMetrics(name string, m *Map, at []any) error {
+	metric := c.d.Metric(m.Metric)
+	switch {
+	case m.hasSlot() && metric.Type != "histogram":
+		return c.fail("map %s: a key slot is for a histogram", a(name), at...)
+	case m.Total != "" && metric.Type != "counter":
+		return c.fail("map %s: total is for a map whose metric is a counter", a(name), at...)
+	case m.Minus != "" && m.Total != "":
+		return c.fail("map %s: minus and total do not go together", a(name), at...)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ const (
 func (m *Manager) watch(ctx context.Context) {
 	check := time.NewTicker(checkInterval)
 	defer check.Stop()
-	stats := time.NewTimer(5 * time.Second)
+	stats := time.NewTimer(2 * time.Second)
 	defer stats.Stop()
 	for {
 		select {
@@ -56,6 +56,7 @@ func (m *Manager) check(ctx context.Context) {
 		cancel()
 	}
 	for _, r := range m.runners() {
+		r.countMisses(m.stats)
 		if fault := r.fails(m.cfg); fault != "" {
 			r.kill(fault)
 		}
