@@ -418,7 +418,10 @@ func (c *checker) checkScripts(i int, s *Source) error {
 	if s.Lost != "" && !c.mapInScripts(s, s.Lost) {
 		return c.fail("lost: map @%s is in none of the scripts", a(s.Lost), "sources", i, "lost")
 	}
-	if (s.Rows == "") != (s.Events == "") || s.Events != "" && !c.mapInScripts(s, s.Events) {
+	if s.Events != "" && !c.mapInScripts(s, s.Events) {
+		return c.fail("events: map @%s is in none of the scripts", a(s.Events), "sources", i, "events")
+	}
+	if (s.Rows == "") != (s.Events == "") {
 		return c.fail("rows and events go together: events is the map that counts what rows are printed of", nil, "sources", i)
 	}
 	all := slices.Clone(s.columns)
