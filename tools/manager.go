@@ -172,9 +172,15 @@ func (m *Manager) findBPFtrace() {
 		_ = level.Warn(m.cfg.Logger).Log("msg", "bpftrace does not tell its version", "path", path, "err", err)
 		return
 	}
-	spec := &bpftraceSpec{path: path, version: version, canAsk: backend.HasTracepoint(askTracepoint) && backend.InitialPIDNamespace()}
+	// In a container's PID namespace the exporter's own id is another one than
+	// BPF programs see: it can neither ask nor be left out by it.
+	host := backend.InitialPIDNamespace()
+	spec := &bpftraceSpec{path: path, version: version, canAsk: host && backend.HasTracepoint(askTracepoint)}
 	if m.cfg.ExcludeSelf {
-		spec.exclude, spec.port = m.own.pid, m.cfg.ListenPort
+		spec.port = m.cfg.ListenPort
+		if host {
+			spec.exclude = m.own.pid
+		}
 	}
 	m.spec = spec
 }
