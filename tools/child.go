@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -75,8 +76,12 @@ func (c *child) isAttached() bool {
 	}
 }
 
-// note keeps a line for the reason of a failure.
+// note keeps a line for the reason of a failure, but for what bpftrace says
+// under any low limit, and goes on.
 func (c *child) note(line []byte) {
+	if bytes.Contains(line, []byte("RLIMIT_MEMLOCK")) {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.lines) == 20 {
@@ -102,10 +107,6 @@ func (c *child) complaint() string {
 	defer c.mu.Unlock()
 	for _, line := range c.lines {
 		lower := strings.ToLower(line)
-		// bpftrace says so under any low limit, and goes on.
-		if strings.Contains(lower, "rlimit_memlock") {
-			continue
-		}
 		for _, word := range []string{"error", "unable to", "failed", "could not attach", "not found", "traceback"} {
 			if strings.Contains(lower, word) {
 				return strings.TrimSpace(line)

@@ -150,7 +150,7 @@ func (f *feed) takeMap(message *output.Message) {
 		// change cost next to nothing.
 		v, before := value.Int, m.seen[string(key)]
 		switch {
-		case v == before:
+		case v == before && !value.IsStats:
 			return nil
 		case value.IsStats || value.Negative || v < before || v > maxValue:
 			f.counters.parseErrors.Add(1)
@@ -296,6 +296,10 @@ func (f *feed) spill(m *mapFeed, total uint64) {
 // come from maps.
 func (f *feed) takeRow(columns []string) {
 	f.rows++
+	// The other columns are those of map keys.
+	for len(columns) < len(f.s.columns) {
+		columns = append(columns, "")
+	}
 	f.keep(f.event(columns))
 }
 

@@ -316,7 +316,7 @@ func (m *Manager) rejectAlone(ctx context.Context, shared []*tool) bool {
 	found := false
 	for _, t := range shared {
 		r := m.newRunner([]*tool{t}, m.spec.path)
-		err := r.attach(ctx)
+		err := r.try(ctx)
 		r.stopChild(ctx)
 		if err != nil {
 			found = true

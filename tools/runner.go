@@ -73,9 +73,19 @@ func (r *runner) tools() []*tool {
 
 func (r *runner) shared() bool { return r.members[0].source.Backend == backend.BPFtrace }
 
-// attach starts the child and waits until it sees events. On error the child
-// is gone.
+// attach starts the child and records that it serves. On error the child is
+// gone.
 func (r *runner) attach(ctx context.Context) error {
+	if err := r.try(ctx); err != nil {
+		return err
+	}
+	r.up(r.current())
+	return nil
+}
+
+// try starts the child and waits until it sees events. On error the child is
+// gone.
+func (r *runner) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.m.cfg.AttachTimeout)
 	defer cancel()
 	for _, member := range r.members {
@@ -98,7 +108,6 @@ func (r *runner) attach(ctx context.Context) error {
 		r.stopChild(context.Background())
 		return err
 	}
-	r.up(c)
 	return nil
 }
 
@@ -122,6 +131,10 @@ func (r *runner) up(c *child) {
 	if err := c.process.ReclaimFilePages(); err != nil {
 		_ = level.Debug(r.m.cfg.Logger).Log("msg", "pages of the tool's program stay in memory", "path", r.path, "err", err)
 	}
+	usage := readBPF(c.process.Pid())
+	r.mu.Lock()
+	r.maps = usage.mapBytes
+	r.mu.Unlock()
 	version := r.m.version(r.path)
 	for _, member := range r.members {
 		t := member.tool

@@ -41,7 +41,10 @@ func (m *Manager) runners() []*runner {
 	defer m.mu.Unlock()
 	all := make([]*runner, 0, len(m.running))
 	for _, r := range m.running {
-		all = append(all, r)
+		// A child is known a moment before its runner has it.
+		if r.current() != nil {
+			all = append(all, r)
+		}
 	}
 	return all
 }

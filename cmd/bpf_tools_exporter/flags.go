@@ -103,7 +103,7 @@ func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
 		f.addOptions(app, d)
 		pin := new(string)
 		app.Flag("tools."+d.Name+".backend", "The only backend that may serve "+d.Name+".").PlaceHolder("BACKEND").
-			Action(func(*kingpin.ParseContext) error { f.pinned[d.Name] = *pin; return nil }).EnumVar(pin, append([]string{""}, backend.Names...)...)
+			Action(func(*kingpin.ParseContext) error { f.pinned[d.Name] = *pin; return nil }).StringVar(pin)
 	}
 	return func() {
 		f.enabled = make(map[string]bool)
@@ -143,6 +143,11 @@ func (f *flags) addFlags(app *kingpin.Application) {
 }
 
 func (f *flags) check() error {
+	for tool, name := range f.pinned {
+		if name != "" && !slices.Contains(backend.Names, name) {
+			return fmt.Errorf("--tools.%s.backend: no backend %q: want one of %s", tool, name, strings.Join(backend.Names, ", "))
+		}
+	}
 	for i, name := range f.backends {
 		if !slices.Contains(backend.Names, name) {
 			return fmt.Errorf("--tools.backends: no backend %q: want some of %s", name, strings.Join(backend.Names, ","))

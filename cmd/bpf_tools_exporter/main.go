@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,7 +37,8 @@ const refreshTimeout = time.Second
 
 func main() {
 	if err := run(os.Args[1:], os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "bpf_tools_exporter:", err)
+		// One line, also where a library says more.
+		fmt.Fprintln(os.Stderr, "bpf_tools_exporter:", strings.Join(strings.Fields(err.Error()), " "))
 		os.Exit(1)
 	}
 }
