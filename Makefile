@@ -59,9 +59,11 @@ fuzz:
 		done; \
 	done
 
-# What the exporter costs, beside the bare tools, as root.
+# What the exporter costs, beside the bare tools: as root, and with nothing
+# else going on. The table comes last, after about five minutes.
 bench: build
 	$(GO) test -run '^$$' -bench . -benchmem ./collector ./tools/...
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m ./cmd/$(BINARY)
 
 clean:
 	rm -f $(BINARY)

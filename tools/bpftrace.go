@@ -130,6 +130,10 @@ func orNone(s string) string {
 // message takes one line of bpftrace's output. It runs in the goroutine that
 // reads stdout.
 func (c *child) message(line []byte, cut bool) {
+	// At its end bpftrace prints all maps, also those that only scripts read.
+	if name, ok := output.MapName(line); ok && !c.wants(name) {
+		return
+	}
 	message, err := output.ParseBPFtrace(line)
 	switch {
 	case cut || err != nil:
@@ -151,6 +155,15 @@ func (c *child) message(line []byte, cut bool) {
 	case message.Kind == output.KindPrintf:
 		c.row(bytes.TrimSuffix(message.Data, []byte("\n")))
 	}
+}
+
+func (c *child) wants(name []byte) bool {
+	for _, m := range c.members {
+		if m.feed.maps[string(name)] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // row takes what a script printed: an event behind its tool's name, or the end

@@ -105,7 +105,8 @@ func subfolders(f fs.FS) ([]string, error) {
 // is in there runs as root.
 func loadDir(dir, name string) (*Definition, error) {
 	file := filepath.Join(dir, "tool.yaml")
-	for _, p := range []string{filepath.Dir(dir), dir, file} {
+	// The folder too, as the tool's may be a link in it.
+	for _, p := range []string{filepath.Dir(dir), file} {
 		if err := trusted(p); err != nil {
 			return nil, err
 		}
@@ -125,14 +126,31 @@ func loadDir(dir, name string) (*Definition, error) {
 }
 
 // trusted tells whether only root and the exporter's own user can write to the
-// file or folder.
-func trusted(p string) error {
+// file, or swap it by a folder on its way. In a folder with the sticky bit, such
+// as /tmp, nobody can take another's entry away.
+func trusted(file string) error {
+	real, err := filepath.EvalSymlinks(file)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, reason(err))
+	}
+	for p := real; ; p = filepath.Dir(p) {
+		if err := trustedEntry(p); err != nil || p == "/" {
+			return err
+		}
+	}
+}
+
+func trustedEntry(p string) error {
 	info, err := os.Stat(p)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p, reason(err))
 	}
-	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("%s: is writable by others (mode %04o) and would run as root: chmod go-w %s", p, mode, p)
+	mode := info.Mode()
+	if sticky := mode.IsDir() && mode&fs.ModeSticky != 0; mode.Perm()&0o022 != 0 && !sticky {
+		return fmt.Errorf("%s: is writable by others (mode %04o) and would run as root: chmod go-w %s", p, mode.Perm(), p)
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != uint32(os.Geteuid()) {
 		return fmt.Errorf("%s: belongs to user %d and would run as root: chown root %s", p, owner, p)
@@ -140,10 +158,17 @@ func trusted(p string) error {
 	return nil
 }
 
-// checkMetrics refuses two tools with a metric of the same name.
+// checkMetrics refuses two tools with a metric, or a bpftrace map, of the same
+// name.
 func (c *Catalog) checkMetrics() error {
 	owner := make(map[string]string)
 	for _, d := range c.Tools() {
+		for _, name := range sortedKeys(d.maps) {
+			if other, ok := owner[name]; ok {
+				return fmt.Errorf("%s: map %s is tool %q's already: choose another name", d.file, name, other)
+			}
+			owner[name] = d.Name
+		}
 		for _, m := range d.Metrics {
 			if other, ok := owner[m.Name]; ok {
 				return fmt.Errorf("%s: metric %s is tool %q's already: choose another name", d.file, m.Name, other)

@@ -313,7 +313,19 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 				t.Fatal(err)
 			}
 			return nil
-		}, "DIR/mine: is writable by others (mode 0777) and would run as root: chmod go-w DIR/mine"},
+		}, "DIR2/mine: is writable by others (mode 0777) and would run as root: chmod go-w DIR2/mine"},
+		{"symbolic link to a script in a folder that others write to", func(t *testing.T, dir string) []string {
+			script := filepath.Join(dir, "probe/probe.bt")
+			write(t, dir+"2/other", "")
+			if err := os.Rename(script, dir+"2/probe.bt"); err != nil {
+				t.Fatal(err)
+			}
+			chmod(t, 0o777, dir+"2")
+			if err := os.Symlink(dir+"2/probe.bt", script); err != nil {
+				t.Fatal(err)
+			}
+			return nil
+		}, "DIR2: is writable by others (mode 0777) and would run as root: chmod go-w DIR2"},
 		{"symbolic link to a script that others write to", func(t *testing.T, dir string) []string {
 			script := filepath.Join(dir, "probe/probe.bt")
 			if err := os.Rename(script, dir+"2.bt"); err != nil {
@@ -324,7 +336,7 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 				t.Fatal(err)
 			}
 			return nil
-		}, "DIR/probe/probe.bt: is writable by others (mode 0666) and would run as root: chmod go-w DIR/probe/probe.bt"},
+		}, "DIR2.bt: is writable by others (mode 0666) and would run as root: chmod go-w DIR2.bt"},
 		{"huge file", func(t *testing.T, dir string) []string {
 			write(t, dir+"/mine/tool.yaml", define("mine", "bpf_mine_total")+strings.Repeat("#\n", maxFile))
 			return nil

@@ -169,15 +169,18 @@ func isStartupError(line []byte) bool {
 	return strings.HasPrefix(s, "Unable to find kernel headers") || strings.HasPrefix(s, "ERROR: ")
 }
 
-// awaitText waits until a text tool has BPF programs loaded.
+// awaitText waits until a text tool has attached all that it attaches: there is
+// something, and no more than a moment ago.
 func (c *child) awaitText(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if bpfPrograms(c.process.Pid()) > 0 {
+	for before := 0; ; {
+		now := attachments(c.process.Pid())
+		if now > 0 && now == before {
 			c.markAttached()
 			return nil
 		}
+		before = now
 		select {
 		case <-tick.C:
 		case <-c.process.Done():
@@ -200,8 +203,9 @@ func (c *child) timeout(ctx context.Context) error {
 	return fmt.Errorf("not attached after %s", time.Since(c.started).Round(time.Second))
 }
 
-// bpfPrograms counts the BPF programs that a process holds.
-func bpfPrograms(pid int) int {
+// attachments counts the BPF links and perf events that a process holds, by
+// which programs hang on to what they trace. Programs alone are loaded only.
+func attachments(pid int) int {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -209,7 +213,8 @@ func bpfPrograms(pid int) int {
 	}
 	n := 0
 	for _, entry := range entries {
-		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && target == "anon_inode:bpf-prog" {
+		switch target, _ := os.Readlink(filepath.Join(dir, entry.Name())); target {
+		case "anon_inode:bpf_link", "anon_inode:bpf-link", "anon_inode:bpf-raw-tracepoint", "anon_inode:bpf_raw_tracepoint", "anon_inode:[perf_event]":
 			n++
 		}
 	}

@@ -30,8 +30,9 @@ type Definition struct {
 	// Metrics are what the tool's samples become.
 	Metrics []*Metric `yaml:"metrics"`
 
-	dir  fs.FS  // the folder that holds tool.yaml and the scripts
-	file string // tool.yaml as error messages name it
+	dir  fs.FS           // the folder that holds tool.yaml and the scripts
+	file string          // tool.yaml as error messages name it
+	maps map[string]bool // the bpftrace maps in its scripts, with their @
 }
 
 // Field is a named column with its type: "string", "int" or "float".

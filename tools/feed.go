@@ -3,6 +3,7 @@ package tools
 import (
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ const mapKeys = 8192
 // of stats() are not taken at all: bpftrace 0.17 keeps their two halves apart
 // and prints garbage for one that it reads while it is being made.
 const maxValue = 1 << 62
+
+// maxShown bounds a value of an event that is kept, in bytes.
+const maxShown = 4 << 10
 
 // other is the label value of what could not be told apart any more.
 const other = "other"
@@ -124,18 +128,28 @@ func (f *feed) reset() {
 	}
 }
 
-// mapNames are the maps to ask for. Totals come first: a total that is read
-// before its map never counts what the map does not hold yet.
+// mapNames are the maps to ask for, in this order: totals, so that a total never
+// counts what its map does not hold yet; what something is subtracted from; the
+// rest, so that what is subtracted is never behind.
 func (f *feed) mapNames() []string {
-	var first, rest []string
+	var totals, minuends, rest []string
+	subtracted := make(map[string]bool)
+	for _, m := range f.s.Maps {
+		subtracted["@"+m.Minus] = true
+	}
 	for _, name := range sortedKeys(f.maps) {
-		if f.maps[name].def == nil {
-			first = append(first, name)
-		} else {
+		switch def := f.maps[name].def; {
+		case subtracted[name]:
+			rest = append(rest, name)
+		case def == nil:
+			totals = append(totals, name)
+		case def.Minus != "":
+			minuends = append(minuends, name)
+		default:
 			rest = append(rest, name)
 		}
 	}
-	return append(first, rest...)
+	return slices.Concat(totals, minuends, rest)
 }
 
 // takeMap takes the values of a map as bpftrace printed them.
@@ -337,8 +351,8 @@ func (f *feed) keep(values []string) {
 	if f.ring == nil {
 		return
 	}
-	for i := range values {
-		values[i] = strings.Clone(values[i])
+	for i, value := range values {
+		values[i] = strings.Clone(value[:min(len(value), maxShown)])
 	}
 	f.ring.Add(Event{Time: f.now(), Fields: f.d.Fields, Values: values})
 }
@@ -363,13 +377,24 @@ func (f *feed) observe(m *Metric, values []string) {
 	f.pass(s)
 }
 
+// units are those that the tools print, in seconds.
+var units = map[string]float64{"secs": 1, "msecs": 1e-3, "usecs": 1e-6, "nsecs": 1e-9}
+
 // takeHistogram takes a log2 histogram of one interval. A slot [2^n, 2^(n+1))
 // of the unit goes to schema 0, to the bucket with the upper bound nearest to
 // its own; the sum is estimated from the middles of the slots.
 func (f *feed) takeHistogram(h output.Histogram) {
+	if unit, ok := units[h.Unit]; !ok || unit != f.s.Unit {
+		f.counters.parseErrors.Add(1)
+		return
+	}
 	columns := make([]string, len(f.s.columns))
+	for i := range columns {
+		columns[i] = unknown
+	}
 	for _, kv := range h.Section {
-		if at := indexOf(f.s.columns, kv.Key); at >= 0 {
+		// libbpf-tools' biolatency prints "Unknown" for a disk that came later.
+		if at := indexOf(f.s.columns, kv.Key); at >= 0 && kv.Value != "Unknown" {
 			columns[at] = kv.Value
 		}
 	}

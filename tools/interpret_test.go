@@ -9,11 +9,8 @@ import (
 
 // run interprets what schema3 expands to, as bpftrace would: assignments and
 // nested ifs over 64-bit unsigned integers. It returns $slot.
-func run(program string, ns uint64) (slot int, err error) {
-	m := machine{variables: map[string]uint64{"$ns": ns}, tokens: tokenPattern.FindAllString(program, -1)}
-	if joined := strings.Join(m.tokens, ""); joined != strings.Join(strings.Fields(program), "") {
-		return 0, fmt.Errorf("not understood in full: %s", joined)
-	}
+func run(tokens []string, ns uint64) (slot int, err error) {
+	m := machine{variables: map[string]uint64{"$ns": ns}, tokens: tokens}
 	for m.at < len(m.tokens) && m.err == nil {
 		m.statement(true)
 	}
@@ -21,6 +18,15 @@ func run(program string, ns uint64) (slot int, err error) {
 }
 
 var tokenPattern = regexp.MustCompile(`\$\w+|\w+|>>|<<|>=|[-+*/(){};=>]`)
+
+// tokenize splits a program, of which it has to understand all.
+func tokenize(program string) ([]string, error) {
+	tokens := tokenPattern.FindAllString(program, -1)
+	if joined := strings.Join(tokens, ""); joined != strings.Join(strings.Fields(program), "") {
+		return nil, fmt.Errorf("not understood in full: %s", joined)
+	}
+	return tokens, nil
+}
 
 type machine struct {
 	variables map[string]uint64

@@ -371,9 +371,11 @@ func (m *Manager) keep(ctx context.Context, r *runner) {
 	for _, t := range r.tools() {
 		t.setRunner(r)
 	}
+	ctx, r.over = context.WithCancel(ctx)
 	m.wait.Add(1)
 	go func() {
 		defer m.wait.Done()
+		defer r.over()
 		r.keep(ctx)
 	}()
 }

@@ -176,8 +176,6 @@ func (m *Manager) version(path string) string {
 // keep starts the child again whenever it ends, until ctx or the runner does.
 func (r *runner) keep(ctx context.Context) {
 	defer close(r.done)
-	ctx, r.over = context.WithCancel(ctx)
-	defer r.over()
 	for {
 		select {
 		case <-ctx.Done():

@@ -33,7 +33,7 @@ func parse(dir fs.FS, name, file string) (*Definition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	d := &Definition{dir: dir, file: file}
+	d := &Definition{dir: dir, file: file, maps: make(map[string]bool)}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(d); err != nil {
@@ -460,6 +460,7 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 			return fmt.Errorf("%s/%s:%d: BEGIN and END are not for scripts that share one bpftrace", strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1)
 		}
 		for _, used := range mapInUse.FindAllString(code, -1) {
+			c.d.maps[used] = true
 			if !strings.HasPrefix(used, "@"+c.d.Name+"_") {
 				return fmt.Errorf("%s/%s:%d: map %s: want a name that begins with @%s_, as all scripts share one bpftrace",
 					strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1, used, c.d.Name)

@@ -20,10 +20,12 @@ const runTimeStats = 0
 // bpfSpent is what programs took.
 type bpfSpent struct{ ns, runs float64 }
 
+func (s bpfSpent) plus(t bpfSpent) bpfSpent { return bpfSpent{s.ns + t.ns, s.runs + t.runs} }
+
 // bpfWindow runs work while the kernel takes the run time of BPF programs, and
-// returns what those of one process took of it. Names select programs, which
-// bpftrace calls after their tracepoints, cut to 15 bytes; nil selects all.
-func bpfWindow(b *testing.B, pid int, names []string, work func() error) bpfSpent {
+// returns what those of one process took of it: all, and those with the names,
+// which bpftrace calls after their tracepoints, cut to 15 bytes.
+func bpfWindow(b *testing.B, pid int, names []string, work func() error) (all, named bpfSpent) {
 	b.Helper()
 	enabled, err := ebpf.EnableStats(runTimeStats)
 	if err != nil {
@@ -35,14 +37,14 @@ func bpfWindow(b *testing.B, pid int, names []string, work func() error) bpfSpen
 		b.Fatal(err)
 	}
 	time.Sleep(20 * time.Millisecond) // for what ends after the call that began it
-	var spent bpfSpent
 	for id, after := range readPrograms(pid) {
-		if names == nil || slices.Contains(names, programName(id)) {
-			spent.ns += after.ns - before[id].ns
-			spent.runs += after.runs - before[id].runs
+		spent := bpfSpent{after.ns - before[id].ns, after.runs - before[id].runs}
+		all = all.plus(spent)
+		if slices.Contains(names, programName(id)) {
+			named = named.plus(spent)
 		}
 	}
-	return spent
+	return all, named
 }
 
 func readPrograms(pid int) map[uint32]bpfSpent {
@@ -164,14 +166,24 @@ func bpfEvents(b *testing.B) []bpfEvent {
 // bpfRounds is how often each is measured, for the median.
 const bpfRounds = 5
 
-// perEvent is the median of what an event takes, and how many runs of programs
-// it is: more than there should be tell of other events on this machine.
-func (e *bpfEvent) perEvent(b *testing.B, pid int, names []string) bpfSpent {
+// perEvent is what an event takes of all programs of a process, and of those
+// that count it in the exporter, from the same windows, and how many runs that
+// is: more than there should be tell of other events on this machine.
+func (e *bpfEvent) perEvent(b *testing.B, pid int) (all, named bpfSpent) {
 	b.Helper()
-	var ns, runs []float64
+	var alls, nameds []bpfSpent
 	for range bpfRounds {
-		spent := bpfWindow(b, pid, names, func() error { return e.work(e.n) })
-		ns, runs = append(ns, spent.ns/e.events/float64(e.n)), append(runs, spent.runs/e.events/float64(e.n))
+		all, named := bpfWindow(b, pid, e.programs, func() error { return e.work(e.n) })
+		alls, nameds = append(alls, all), append(nameds, named)
+	}
+	events := e.events * float64(e.n)
+	return medianSpent(alls, events), medianSpent(nameds, events)
+}
+
+func medianSpent(windows []bpfSpent, events float64) bpfSpent {
+	ns, runs := make([]float64, len(windows)), make([]float64, len(windows))
+	for i, w := range windows {
+		ns[i], runs[i] = w.ns/events, w.runs/events
 	}
 	return bpfSpent{median(ns), median(runs)}
 }
@@ -192,8 +204,7 @@ func benchBPF(b *testing.B) []figure {
 		if e.tool != "" {
 			costs[i].rows = measureRows(b, exporter, e)
 		}
-		costs[i].ours = e.perEvent(b, exporter.bpftrace, e.programs)
-		costs[i].whole = e.perEvent(b, exporter.bpftrace, nil)
+		costs[i].whole, costs[i].ours = e.perEvent(b, exporter.bpftrace)
 	}
 	exporter.end()
 
@@ -226,12 +237,13 @@ func (e *bpfEvent) bare(b *testing.B, argv ...string) bpfSpent {
 	b.Helper()
 	path, err := findTool(argv[0])
 	if err != nil {
-		b.Logf("%s is not installed", argv[0])
+		fmt.Printf("%s is not installed: left out\n", argv[0])
 		return bpfSpent{}
 	}
 	t := startBare(b, e.work, append([]string{path}, argv[1:]...)...)
 	defer t.end()
-	return e.perEvent(b, t.bpftrace, nil)
+	all, _ := e.perEvent(b, t.bpftrace)
+	return all
 }
 
 // rowCost tells the counting of events from the printing of rows.
@@ -247,7 +259,7 @@ func measureRows(b *testing.B, t *tracer, e bpfEvent) rowCost {
 	b.Helper()
 	measure := func(n int) (spent, events, rows float64, took time.Duration) {
 		before, begin := countRows(b, t, e.tool), time.Now()
-		s := bpfWindow(b, t.bpftrace, e.programs, func() error { return e.work(n) })
+		_, s := bpfWindow(b, t.bpftrace, e.programs, func() error { return e.work(n) })
 		took = time.Since(begin)
 		time.Sleep(100 * time.Millisecond) // for the last rows to arrive
 		return s.ns, float64(n) * e.events, countRows(b, t, e.tool) - before, took

@@ -58,14 +58,8 @@ type tracer struct {
 // benchExporter runs the exporter and waits until it is ready and has settled.
 func benchExporter(b *testing.B, args ...string) *tracer {
 	b.Helper()
-	path := filepath.Join(b.TempDir(), "bpf_tools_exporter")
-	build := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("go build: %v\n%s", err, out)
-	}
 	address := benchAddress(b)
-	t := startTracer(b, append([]string{path, "--web.listen-address=" + address, "--log.level=warn"}, args...)...)
+	t := startTracer(b, append([]string{benchBinary(b), "--web.listen-address=" + address, "--log.level=warn"}, args...)...)
 	t.url = "http://" + address
 	within(b, time.Minute, "the exporter is ready", func() error {
 		_, err := t.get("/-/ready")
@@ -81,6 +75,26 @@ func benchExporter(b *testing.B, args ...string) *tracer {
 	}
 	time.Sleep(settle)
 	return t
+}
+
+// benchBinary is buildExporter for benchmarks, with the flags of "make build".
+func benchBinary(b *testing.B) string {
+	b.Helper()
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "bpf_tools_exporter-bench-"); built.err != nil {
+			return
+		}
+		built.path = filepath.Join(built.dir, "bpf_tools_exporter")
+		build := exec.Command(filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-trimpath", "-ldflags", "-s -w", "-o", built.path, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		b.Fatal(built.err)
+	}
+	return built.path
 }
 
 // startTracer runs a program. A reader takes all that it prints, as it would at
@@ -139,7 +153,7 @@ func startBare(b *testing.B, work func(n int) error, argv ...string) *tracer {
 			b.Fatalf("%s ended\n%s", argv, t.log)
 		default:
 		}
-		if spent := bpfWindow(b, t.bpftrace, nil, func() error { return work(1) }); spent.runs == 0 {
+		if spent, _ := bpfWindow(b, t.bpftrace, nil, func() error { return work(1) }); spent.runs == 0 {
 			return errors.New("no program ran")
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,9 @@ import (
 
 // stopTimeout is how long the exporter and its children may take to end.
 const stopTimeout = 5 * time.Second
+
+// bucketLines are what nobody wants to read in a log.
+var bucketLines = regexp.MustCompile(`(?m)^(#|go_|\w+_bucket).*\n`)
 
 // An exporter is a running one.
 type exporter struct {
@@ -59,6 +63,10 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *exporter {
 		close(e.done)
 	}()
 	t.Cleanup(func() {
+		if t.Failed() {
+			text, err := e.get("/metrics")
+			t.Logf("metrics (%v):\n%s", err, bucketLines.ReplaceAllString(text, ""))
+		}
 		e.stop(t)
 		if t.Failed() {
 			t.Logf("log of the exporter:\n%s", e.log.String())

@@ -433,3 +433,18 @@ func cut(s string, n int) string {
 	}
 	return s
 }
+
+// MapName returns the name, with its @, of the map that a line begins to show,
+// without a look at the rest: bpftrace prints maps that nobody asked for when it
+// ends, and some of types that [ParseBPFtrace] does not take.
+func MapName(line []byte) ([]byte, bool) {
+	for _, kind := range []string{"map", "stats", "hist"} {
+		rest, ok := bytes.CutPrefix(line, []byte(`{"type": "`+kind+`", "data": {"`))
+		if !ok {
+			continue
+		}
+		name, _, ok := bytes.Cut(rest, []byte(`"`))
+		return name, ok && bytes.HasPrefix(name, []byte("@"))
+	}
+	return nil, false
+}
