@@ -39,7 +39,7 @@ var statusMetrics = []struct {
 		gauge, up},
 	{toolDesc("bpf_tool_events_total", "Events that the tool counted."),
 		counter, func(s *tools.Status) float64 { return float64(s.Events) }},
-	{toolDesc("bpf_tool_events_lost_total", "Events that the tool reported as lost."),
+	{toolDesc("bpf_tool_events_lost_total", "Events that were not counted, or whose row was not shown, as the tool or the kernel says."),
 		counter, func(s *tools.Status) float64 { return float64(s.EventsLost) }},
 	{toolDesc("bpf_tool_events_not_shown_total", "Events that were counted but left out of the recent events, whose rate is limited."),
 		counter, func(s *tools.Status) float64 { return float64(s.EventsNotShown) }},
