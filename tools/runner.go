@@ -50,6 +50,9 @@ type runner struct {
 	maps  uint64             // bytes of BPF maps
 	fault string             // why the child was killed, "" if it was not
 
+	read   process.Usage // of the child, at readAt
+	readAt time.Time
+
 	checked      time.Time
 	cpuAt, outAt float64
 	cpuSince     time.Time
@@ -96,7 +99,7 @@ func (r *runner) try(ctx context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.child, r.fault = c, ""
+	r.child, r.fault, r.readAt = c, "", time.Time{}
 	r.checked, r.cpuAt, r.outAt, r.cpuSince = time.Now(), 0, 0, time.Now()
 	r.mu.Unlock()
 	if r.shared() {
@@ -299,9 +302,7 @@ func (r *runner) cost(s *Status) {
 	defer r.mu.Unlock()
 	var now process.Usage
 	if !r.child.retired {
-		if usage, err := r.child.process.Usage(); err == nil {
-			now, s.PID = usage, r.child.process.Pid()
-		}
+		now, s.PID = r.usageNow(), r.child.process.Pid()
 	}
 	share := 1 / float64(len(r.members))
 	s.UserSeconds = (r.past.UserSeconds + now.UserSeconds) * share
@@ -313,4 +314,14 @@ func (r *runner) cost(s *Status) {
 	if s.LastOutput.IsZero() {
 		s.LastOutput = r.past.LastOutput
 	}
+}
+
+// usageNow reads the child's usage once for all its tools.
+func (r *runner) usageNow() process.Usage {
+	if time.Since(r.readAt) > 100*time.Millisecond {
+		if usage, err := r.child.process.Usage(); err == nil {
+			r.read, r.readAt = usage, time.Now()
+		}
+	}
+	return r.read
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // hostileNames are what any user may call a program. Behind a tag of six bytes
@@ -96,6 +98,17 @@ func hostileExecs(t *testing.T, e *exporter) {
 	if len(found) != len(hostileNames) {
 		t.Errorf("series %q, want the %d names and no other", found, len(hostileNames))
 	}
+	// Rows are limited for the whole machine: ask for more until one is shown.
+	program := tinyProgram(t, tag+hostileNames[0].file)
+	eventually(t, 20*time.Second, "an event of a hostile program", func() error {
+		if err := execute(program, hostileArgs(tag)[0]...); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(e.mustGet(t, "/tools/execsnoop/events?n=1000"), tag) {
+			return errors.New("none")
+		}
+		return nil
+	})
 	expectEvents(t, e, tag)
 }
 
