@@ -110,7 +110,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"set-choose":              "probe/tool.yaml:33: set seconds: choose takes a value and then pairs, not 2 arguments",
 		"set-column":              `probe/tool.yaml:33: set seconds: no column "us"; there are: comm, pid, ms`,
 		"set-field":               `probe/tool.yaml:33: no field "millis"; there are: comm, pid, seconds`,
-		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, family, flags, operation, scale, service_port, tcp_state`,
+		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, family, flags, scale, service_port, tcp_state`,
 		"set-rest":                `probe/tool.yaml:33: set seconds: unexpected "/ 2" after "scale(ms, '1e-3')"`,
 		"set-syntax":              `probe/tool.yaml:33: set seconds: scale(...): want , or ) at ""`,
 		"source-empty":            "probe/tool.yaml:34: this source is empty",

@@ -62,7 +62,6 @@ var functions = map[string]function{
 	"argv":         {1, func(a []string) string { return argv(a[0]) }},
 	"errno":        {1, func(a []string) string { return errnoName(a[0]) }},
 	"device":       {1, func(a []string) string { return deviceName(a[0]) }},
-	"operation":    {1, func(a []string) string { return operation(a[0]) }},
 	"flags":        {1, func(a []string) string { return flagsOperation(a[0]) }},
 	"address":      {1, func(a []string) string { return address(a[0]) }},
 	"family":       {1, func(a []string) string { return family(a[0]) }},
@@ -217,32 +216,8 @@ func deviceName(dev string) string {
 	return strings.ReplaceAll(filepath.Base(target), "!", "/")
 }
 
-// operation tells what a request does from the kernel's rwbs string
-// (blk_fill_rwbs in kernel/trace/blktrace.c): an F in front of an operation is
-// a flush before it, any other a flush by itself.
-func operation(rwbs string) string {
-	name := rwbs
-	if len(name) > 1 && name[0] == 'F' && strings.IndexByte("RWDNZF", name[1]) >= 0 {
-		name = name[1:]
-	}
-	if name == "" {
-		return unknown
-	}
-	switch name[0] {
-	case 'R':
-		return "read"
-	case 'W':
-		return "write"
-	case 'D':
-		return "discard"
-	case 'F':
-		return "flush"
-	}
-	return "other"
-}
-
-// flagsOperation does the same for the flags that biolatency -F prints, such as
-// "Sync-Write" or "NoMerge-Idle-Read".
+// flagsOperation tells what a request does from the flags that biolatency -F
+// prints, such as "Sync-Write" or "NoMerge-Idle-Read".
 func flagsOperation(flags string) string {
 	for _, part := range strings.Split(flags, "-") {
 		switch part {

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -157,6 +158,7 @@ func (p *Process) supervise(stdio []*os.File, started chan<- error) {
 
 func (p *Process) fork(stdio []*os.File) (*os.Process, error) {
 	catchIgnoredInterrupt()
+	keepFiles()
 	child, err := os.StartProcess(p.spec.Path, append([]string{p.spec.Path}, p.spec.Args...), &os.ProcAttr{
 		Dir:   "/",
 		Env:   p.spec.Env,
@@ -169,6 +171,12 @@ func (p *Process) fork(stdio []*os.File) (*os.Process, error) {
 	p.pid, p.started = child.Pid, time.Now()
 	raiseOOMScore(p.pid)
 	return child, nil
+}
+
+// keepFiles keeps what this process has inherited open from going on to the child: Go's own files are
+// closed at execve(2), those of whoever started this process need not be. Before Linux 5.11 they go on.
+func keepFiles() {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
 
 // catchIgnoredInterrupt catches SIGINT and drops it if it was ignored so far, as in the background job of a
