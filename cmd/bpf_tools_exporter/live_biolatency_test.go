@@ -223,7 +223,7 @@ func loopDevice(t *testing.T, size int64) string {
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("no loop devices: %v", err)
+		cannotRun(t, "no loop devices: "+err.Error())
 	}
 	defer control.Close()
 	for range attempts {
@@ -234,7 +234,7 @@ func loopDevice(t *testing.T, size int64) string {
 		path := fmt.Sprintf("/dev/loop%d", n)
 		device, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
-			t.Skipf("no loop device: %v", err)
+			cannotRun(t, "no loop device: "+err.Error())
 		}
 		err = unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(file.Fd()))
 		if errors.Is(err, unix.EBUSY) { // taken by somebody else meanwhile
@@ -250,6 +250,6 @@ func loopDevice(t *testing.T, size int64) string {
 		})
 		return path
 	}
-	t.Skip("all loop devices are taken")
+	cannotRun(t, "all loop devices are taken")
 	return ""
 }

@@ -92,13 +92,20 @@ func needLive(t *testing.T, programs ...string) {
 			why = fmt.Sprintf("needs %s (make deps)", program)
 		}
 	}
-	switch {
-	case testing.Short():
+	if testing.Short() {
 		t.Skip("live tests take minutes: not with -short")
-	case why == "":
-	case os.Getenv("CI") == "true":
-		t.Fatal(why)
-	default:
-		t.Skip(why)
 	}
+	if why != "" {
+		cannotRun(t, why)
+	}
+}
+
+// cannotRun skips a test with the reason, and fails it under CI, which has all
+// that tests need.
+func cannotRun(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
