@@ -151,7 +151,7 @@ func (r *runner) owners(program string) []string {
 	for _, member := range r.members {
 		name := member.tool.def.Name
 		all = append(all, name)
-		script, err := member.tool.def.Script(member.source)
+		script, err := member.tool.def.Script(member.source, member.tool.options)
 		if err != nil {
 			continue
 		}

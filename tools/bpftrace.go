@@ -44,7 +44,7 @@ func tracepoints(script string) []string {
 func compose(members []*member, canAsk bool) (string, error) {
 	var text, maps strings.Builder
 	for _, m := range members {
-		script, err := m.tool.def.Script(m.source)
+		script, err := m.tool.def.Script(m.source, m.tool.options)
 		if err != nil {
 			return "", err
 		}

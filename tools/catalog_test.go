@@ -23,6 +23,7 @@ func scripts(t *testing.T) fstest.MapFS {
 		"probe.bt":     {Data: probe},
 		"begin.bt":     {Data: []byte("// BEGIN in a comment is none.\n\n  BEGIN { @probe_events = 0; }\n")},
 		"foreign.bt":   {Data: []byte("// @other_map in a comment is none.\ntracepoint:a:b { @other_map = count(); }\n")},
+		"option.bt":    {Data: []byte("// option(gone) in a comment is none.\ntracepoint:a:b /args->x > option(slow)/ { @probe_events = count(); }\n")},
 		"huge.bt":      {Data: bytes.Repeat([]byte("//\n"), maxFile/3+1)},
 		"folder.bt/in": {},
 	}
@@ -93,6 +94,22 @@ func TestInvalidDefinitions(t *testing.T) {
 		"name-missing":            `probe/tool.yaml:1: name "": want small letters, digits and _, a letter first`,
 		"name-of-other-folder":    `probe/tool.yaml:1: name "other": want "probe", as the folder is called`,
 		"no-utf8":                 "probe/tool.yaml: is no YAML: incomplete UTF-8 octet sequence",
+		"option-type":             `probe/tool.yaml:6: option slow has type "float": want bool, int or enum`,
+		"option-bounds":           "probe/tool.yaml:7: option least: an int is bounded: want min and max, in this order",
+		"option-bounds-missing":   "probe/tool.yaml:7: option least: an int is bounded: want min and max, in this order",
+		"option-bounds-of-bool":   "probe/tool.yaml:6: option slow: min and max are for type int",
+		"option-bound-type":       "probe/tool.yaml:7: want a whole number, not text `low`",
+		"option-values-missing":   "probe/tool.yaml:7: option mode: want the values of the enum",
+		"option-values-of-int":    "probe/tool.yaml:7: option least: values are for type enum",
+		"option-value":            `probe/tool.yaml:7: option mode: value "-b": want words of letters, digits, _, . and -, each once`,
+		"option-value-twice":      `probe/tool.yaml:7: option mode: value "a": want words of letters, digits, _, . and -, each once`,
+		"option-default":          `probe/tool.yaml:7: option least: default "3": want a whole number from 0 to 2`,
+		"option-default-missing":  `probe/tool.yaml:7: option least: default "": want a whole number from 0 to 2`,
+		"option-default-of-bool":  `probe/tool.yaml:6: option slow: default "1": want true or false`,
+		"when-value":              `probe/tool.yaml:19: when slow: "sometimes": want true or false`,
+		"command-option":          "probe/tool.yaml:29: command: {least}: want an option of type int or enum",
+		"command-option-bool":     "probe/tool.yaml:29: command: {slow}: want an option of type int or enum",
+		"script-option":           "probe/option.bt:2: option(slow): want an option of type int",
 		"option-help":             "probe/tool.yaml:6: option slow has no help: say in one line what it does",
 		"option-name":             `probe/tool.yaml:6: option "Slow-er": want small letters, digits and _, a letter first`,
 		"rows":                    `probe/tool.yaml:25: rows: column "pid:number": unknown type "number"`,
@@ -186,7 +203,7 @@ func TestValidDefinitions(t *testing.T) {
 	if s := latency.Sources[0]; s.Schema() != 0 || s.Sum() != "estimated" {
 		t.Errorf("latency: schema %d, sum %s; want 0, estimated", s.Schema(), s.Sum())
 	}
-	text, err := probe.Script(probe.Sources[0])
+	text, err := probe.Script(probe.Sources[0], nil)
 	if err != nil || strings.Contains(text, "schema3(") || !strings.Contains(text, "$slot = $s3_exp * 8;") {
 		t.Errorf("script is not expanded (%v):\n%s", err, text)
 	}
@@ -418,4 +435,4 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 }
 
 // invalidDefinitions is the length of the table above.
-const invalidDefinitions = 96
+const invalidDefinitions = 112

@@ -139,11 +139,15 @@ func (c *child) lost(n uint64) {
 // hold 4 KiB back on a pipe.
 func startText(m *member, path string, interest func(*process.Process)) (*child, error) {
 	c := &child{members: []*member{m}, path: path, attached: make(chan struct{}), started: time.Now()}
+	args, err := m.tool.def.arguments(m.source, m.tool.options)
+	if err != nil {
+		return nil, err
+	}
 	decoder := m.feed.lineDecoder()
 	c.flush = decoder.flush
 	env := append(process.DefaultEnv(), "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
 	p, err := process.Start(process.Spec{
-		Path: path, Args: m.source.Command[1:], Env: env, PTY: true, MaxLine: maxTextLine, Grace: grace,
+		Path: path, Args: args, Env: env, PTY: true, MaxLine: maxTextLine, Grace: grace,
 		Stdout: func(line []byte, cut bool) {
 			if isStartupError(line) && !c.isAttached() {
 				c.note(line)

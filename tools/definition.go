@@ -21,7 +21,7 @@ type Definition struct {
 	// Fields are what an event, or the key of a table, consists of, in the
 	// order in which the tool's page shows them.
 	Fields Fields `yaml:"fields"`
-	// Options are switched by flags named --collector.NAME.OPTION.
+	// Options are set by flags named --collector.NAME.OPTION.
 	Options map[string]Option `yaml:"options"`
 	// Exclude names the fields by which the exporter's own doings are known.
 	Exclude Exclude `yaml:"exclude_self"`
@@ -43,12 +43,6 @@ type Field struct {
 // Fields keeps the order of a mapping from name to type.
 type Fields []Field
 
-// Option is a switch of one tool.
-type Option struct {
-	Help    string `yaml:"help"`
-	Default bool   `yaml:"default"`
-}
-
 // Exclude tells which fields hold process ids (compared with the exporter's
 // and its children's) and local ports (compared with the exporter's own).
 type Exclude struct {
@@ -62,13 +56,14 @@ type Source struct {
 	Backend string `yaml:"backend"`
 	// When lists the options with the values under which this source is
 	// considered; it is not where one differs.
-	When map[string]bool `yaml:"when"`
+	When map[string]string `yaml:"when"`
 	// Kernel restricts the source to kernels on which it counts right.
 	Kernel Kernel `yaml:"kernel"`
 	// Scripts are the bpftrace programs, files of the tool's folder. All
 	// their probes run in the one bpftrace process that serves every tool.
 	Scripts []string `yaml:"scripts"`
-	// Command is the upstream tool's name and its arguments.
+	// Command is the upstream tool's name and its arguments, in which {NAME}
+	// stands for the value of an option.
 	Command []string `yaml:"command"`
 	// Format is "columns" or "log2"; a bpftrace source has none.
 	Format string `yaml:"format"`
@@ -180,14 +175,19 @@ func (d *Definition) eventSources() []*Source {
 }
 
 // Script returns the text of the source's scripts with the macros expanded.
-func (d *Definition) Script(s *Source) (string, error) {
+// Options that values lacks have their default.
+func (d *Definition) Script(s *Source, values map[string]string) (string, error) {
 	var text strings.Builder
 	for _, name := range s.Scripts {
 		b, err := readFile(d.dir, name)
 		if err != nil {
 			return "", err
 		}
-		text.WriteString(expandMacros(string(b)))
+		script, err := d.expandOptions(optionInScript, expandMacros(string(b)), values)
+		if err != nil {
+			return "", err
+		}
+		text.WriteString(script)
 		text.WriteString("\n")
 	}
 	return text.String(), nil

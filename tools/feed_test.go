@@ -140,7 +140,7 @@ func sourceOf(t testing.TB, d *Definition, name string) *Source {
 	t.Helper()
 	for _, s := range d.Sources {
 		if strings.HasPrefix(name, s.Backend+"-") &&
-			s.When["queued"] == strings.Contains(name, "queued") && (len(s.When) == 0 || d.Name != "execsnoop" || s.When["failed"] == (s.Backend == "bpftrace")) {
+			(s.When["queued"] == "true") == strings.Contains(name, "queued") && (len(s.When) == 0 || d.Name != "execsnoop" || (s.When["failed"] == "true") == (s.Backend == "bpftrace")) {
 			return s
 		}
 	}

@@ -149,7 +149,7 @@ func TestExpandMacros(t *testing.T) {
 func TestBuiltinScriptsExpand(t *testing.T) {
 	for _, d := range builtins(t).Tools() {
 		for _, s := range d.Sources {
-			text, err := d.Script(s)
+			text, err := d.Script(s, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,8 +21,9 @@ import (
 // Config says which tools a [Manager] runs and how.
 type Config struct {
 	Catalog *Catalog
-	Enabled map[string]bool            // by tool
-	Options map[string]map[string]bool // by tool and option
+	Enabled map[string]bool // by tool
+	// Options are by tool and name. One that is not there has its default.
+	Options map[string]map[string]string
 	// Backends may serve, in order of preference; Pinned is the only one for a
 	// tool.
 	Backends []string
@@ -69,6 +70,7 @@ type Manager struct {
 // tool is one of the catalogue with what has become of it.
 type tool struct {
 	def      *Definition
+	options  map[string]string
 	ring     *Ring
 	enabled  bool
 	counters counters
@@ -102,7 +104,7 @@ func NewManager(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(),
 		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
 	for _, d := range cfg.Catalog.Tools() {
-		t := &tool{def: d, enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
+		t := &tool{def: d, options: cfg.Options[d.Name], enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
 		if t.enabled {
 			t.state, t.reason = Starting, "looking for a source"
 			if d.HasEvents() {
@@ -205,7 +207,7 @@ func (m *Manager) ordered(d *Definition) []*Source {
 
 func (m *Manager) wanted(d *Definition, s *Source) bool {
 	for option, value := range s.When {
-		if m.cfg.Options[d.Name][option] != value {
+		if d.option(option, m.cfg.Options[d.Name]) != value {
 			return false
 		}
 	}
@@ -220,6 +222,9 @@ func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path
 		return "", fmt.Sprintf("not on kernel %s: %s", kernel, s.Kernel.Because)
 	}
 	if s.Backend != backend.BPFtrace {
+		if _, err := d.arguments(s, m.cfg.Options[d.Name]); err != nil {
+			return "", err.Error()
+		}
 		path, err := backend.Find(s.Backend, s.Command[0])
 		if err != nil {
 			return "", err.Error()
@@ -229,7 +234,7 @@ func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path
 	if m.spec == nil {
 		return "", backend.ErrNotInstalled.Error()
 	}
-	script, err := d.Script(s)
+	script, err := d.Script(s, m.cfg.Options[d.Name])
 	if err != nil {
 		return "", err.Error()
 	}

@@ -307,19 +307,19 @@ func TestOrderedSources(t *testing.T) {
 	for _, c := range []struct {
 		tool     string
 		backends []string
-		options  map[string]bool
+		options  map[string]string
 		pinned   string
 		want     string
 	}{
 		{"execsnoop", backend.Names, nil, "", "bpftrace:0 libbpf-tools:2 bcc:4"},
-		{"execsnoop", backend.Names, map[string]bool{"failed": true}, "", "bpftrace:1 libbpf-tools:3 bcc:5"},
+		{"execsnoop", backend.Names, map[string]string{"failed": "true"}, "", "bpftrace:1 libbpf-tools:3 bcc:5"},
 		{"execsnoop", []string{"bcc", "libbpf-tools"}, nil, "", "bcc:4 libbpf-tools:2"},
 		{"execsnoop", backend.Names, nil, "bcc", "bcc:4"},
 		{"execsnoop", []string{"bpftrace"}, nil, "bcc", "bcc:4"},
 		{"tcpretrans", []string{"libbpf-tools"}, nil, "", ""},
 		{"tcpretrans", nil, nil, "", ""},
 	} {
-		m := &Manager{cfg: Config{Backends: c.backends, Options: map[string]map[string]bool{c.tool: c.options}, Pinned: map[string]string{c.tool: c.pinned}}}
+		m := &Manager{cfg: Config{Backends: c.backends, Options: map[string]map[string]string{c.tool: c.options}, Pinned: map[string]string{c.tool: c.pinned}}}
 		d := catalog.Tool(c.tool)
 		var got []string
 		for _, s := range m.ordered(d) {

@@ -100,11 +100,11 @@ var yamlType = regexp.MustCompile("^cannot unmarshal !!(seq|map|str|int|float|bo
 // yamlKinds are the types of YAML and of a definition in words.
 var yamlKinds = strings.NewReplacer("[]*tools.Source", "a list of sources", "[]*tools.Metric", "a list of metrics",
 	"map[string]*tools.Map", "a mapping of maps", "map[string]tools.Option", "a mapping of options",
-	"map[string]string", "a mapping", "map[string]bool", "a mapping to true or false", "[]string", "a list of words",
+	"map[string]string", "a mapping", "[]string", "a list of words",
 	"tools.Definition", "a mapping", "tools.Source", "a mapping", "tools.Metric", "a mapping", "tools.Map", "a mapping",
 	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping",
 	"seq", "a list", "map", "a mapping", "string", "text", "str", "text", "bool", "true or false",
-	"float64", "a number", "float", "the number", "int", "a whole number", "null", "nothing")
+	"float64", "a number", "int64", "a whole number", "float", "the number", "int", "a whole number", "null", "nothing")
 
 // UnmarshalYAML keeps the order of the fields.
 func (f *Fields) UnmarshalYAML(node *yaml.Node) error {
@@ -245,18 +245,6 @@ func (c *checker) field(name string, at ...any) error {
 	return c.fail("no field %q; there are: %s", a(name, strings.Join(names, ", ")), at...)
 }
 
-func (c *checker) checkOptions() error {
-	for _, name := range sortedKeys(c.d.Options) {
-		if !fieldName.MatchString(name) {
-			return c.fail("option %q: want small letters, digits and _, a letter first", a(name), "options", name)
-		}
-		if c.d.Options[name].Help == "" {
-			return c.fail("option %s has no help: say in one line what it does", a(name), "options", name)
-		}
-	}
-	return nil
-}
-
 func (c *checker) checkMetrics() error {
 	seen := make(map[string]bool)
 	for i, m := range c.d.Metrics {
@@ -317,8 +305,12 @@ func (c *checker) checkSources() error {
 			return c.fail("backend %q: want %s", a(s.Backend, strings.Join(backend.Names, ", ")), "sources", i, "backend")
 		}
 		for _, option := range sortedKeys(s.When) {
-			if _, ok := c.d.Options[option]; !ok {
+			o, ok := c.d.Options[option]
+			if !ok {
 				return c.fail("when names option %q, which is not among options", a(option), "sources", i, "when", option)
+			}
+			if err := o.Check(s.When[option]); err != nil {
+				return c.fail("when %s: %v", a(option, err), "sources", i, "when", option)
 			}
 		}
 		for _, version := range []string{s.Kernel.From, s.Kernel.Below} {
@@ -353,6 +345,9 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 		return c.fail("unit: want the seconds in one unit of the histogram, such as 1e-6 for usecs", nil, "sources", i, "unit")
 	case s.Interval < 0:
 		return c.fail("interval %d: want the seconds between two outputs", a(s.Interval), "sources", i, "interval")
+	}
+	if err := c.checkArguments(i, s); err != nil {
+		return err
 	}
 	switch s.Format {
 	case "columns":
@@ -458,6 +453,11 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 		code, _, _ := strings.Cut(line, "//")
 		if word := strings.ToLower(strings.TrimSpace(code)); strings.HasPrefix(word, "begin") || strings.HasPrefix(word, "end") {
 			return fmt.Errorf("%s/%s:%d: BEGIN and END are not for scripts that share one bpftrace", strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1)
+		}
+		for _, used := range optionInScript.FindAllStringSubmatch(code, -1) {
+			if c.d.Options[used[1]].Type != "int" {
+				return fmt.Errorf("%s/%s:%d: %s: want an option of type int", strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1, used[0])
+			}
 		}
 		for _, used := range mapInUse.FindAllString(code, -1) {
 			c.d.maps[used] = true

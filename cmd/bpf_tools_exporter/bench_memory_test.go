@@ -120,7 +120,7 @@ func bareScripts(b *testing.B) memory {
 			if source.Backend != "bpftrace" {
 				continue
 			}
-			script, err := d.Script(source)
+			script, err := d.Script(source, nil)
 			if err != nil {
 				b.Fatal(err)
 			}

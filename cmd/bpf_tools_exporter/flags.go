@@ -23,7 +23,7 @@ import (
 type flags struct {
 	catalog  *tools.Catalog
 	enabled  map[string]bool
-	options  map[string]map[string]bool
+	options  map[string]map[string]string
 	backends []string
 	pinned   map[string]string
 
@@ -49,7 +49,7 @@ func parseFlags(args []string) (*flags, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &flags{options: make(map[string]map[string]bool), pinned: make(map[string]string)}
+	f := &flags{options: make(map[string]map[string]string), pinned: make(map[string]string)}
 	if f.catalog, err = tools.Load(dirs); err != nil {
 		return nil, err
 	}
@@ -91,6 +91,7 @@ func toolDirs(args []string) ([]string, error) {
 // after parsing, which tools run.
 func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
 	disable := app.Flag("collector.disable-defaults", "Run no tool but those that are switched on by a flag.").Bool()
+	var take []func()
 	wanted, byUser := make(map[string]*bool), make(map[string]*bool)
 	for _, d := range f.catalog.Tools() {
 		state := "off"
@@ -100,7 +101,7 @@ func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
 		wanted[d.Name], byUser[d.Name] = new(bool), new(bool)
 		app.Flag("collector."+d.Name, fmt.Sprintf("Run %s: %s (default: %s)", d.Name, d.Help, state)).
 			Default(fmt.Sprint(d.Default)).IsSetByUser(byUser[d.Name]).BoolVar(wanted[d.Name])
-		f.addOptions(app, d)
+		take = append(take, f.addOptions(app, d))
 		pin := new(string)
 		app.Flag("tools."+d.Name+".backend", "The only backend that may serve "+d.Name+".").PlaceHolder("BACKEND").
 			Action(func(*kingpin.ParseContext) error { f.pinned[d.Name] = *pin; return nil }).StringVar(pin)
@@ -110,16 +111,33 @@ func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
 		for name, on := range wanted {
 			f.enabled[name] = *on && (*byUser[name] || !*disable)
 		}
+		for _, options := range take {
+			options()
+		}
 	}
 }
 
-func (f *flags) addOptions(app *kingpin.Application, d *tools.Definition) {
-	values := make(map[string]bool)
-	f.options[d.Name] = values
+// addOptions adds the flags of a tool's options. The function it returns takes
+// their values after parsing.
+func (f *flags) addOptions(app *kingpin.Application, d *tools.Definition) (take func()) {
+	switches, others := make(map[string]*bool), make(map[string]*string)
 	for name, option := range d.Options {
-		value := new(bool)
-		app.Flag("collector."+d.Name+"."+name, option.Help).Default(fmt.Sprint(option.Default)).
-			Action(func(*kingpin.ParseContext) error { values[name] = *value; return nil }).BoolVar(value)
+		flag := app.Flag("collector."+d.Name+"."+name, option.Help+option.Range()).Default(option.Initial())
+		if option.IsBool() {
+			switches[name] = flag.Bool()
+		} else {
+			others[name] = flag.String()
+		}
+	}
+	return func() {
+		values := make(map[string]string)
+		for name, value := range switches {
+			values[name] = fmt.Sprint(*value)
+		}
+		for name, value := range others {
+			values[name] = *value
+		}
+		f.options[d.Name] = values
 	}
 }
 
@@ -146,6 +164,11 @@ func (f *flags) check() error {
 	for tool, name := range f.pinned {
 		if name != "" && !slices.Contains(backend.Names, name) {
 			return fmt.Errorf("--tools.%s.backend: no backend %q: want one of %s", tool, name, strings.Join(backend.Names, ", "))
+		}
+	}
+	for _, d := range f.catalog.Tools() {
+		if err := d.CheckOptions(f.options[d.Name]); err != nil {
+			return fmt.Errorf("--collector.%s.%w", d.Name, err)
 		}
 	}
 	for i, name := range f.backends {
