@@ -126,6 +126,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"set-arguments":           "probe/tool.yaml:33: set seconds: scale takes 2 arguments, not 1",
 		"set-choose":              "probe/tool.yaml:33: set seconds: choose takes a value and then pairs, not 2 arguments",
 		"set-column":              `probe/tool.yaml:33: set seconds: no column "us"; there are: comm, pid, ms`,
+		"secret":                  `probe/tool.yaml:4: no field "argv"; there are: comm, pid, seconds`,
 		"set-field":               `probe/tool.yaml:33: no field "millis"; there are: comm, pid, seconds`,
 		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, family, flags, scale, service_port, tcp_state`,
 		"set-rest":                `probe/tool.yaml:33: set seconds: unexpected "/ 2" after "scale(ms, '1e-3')"`,
@@ -435,4 +436,4 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 }
 
 // invalidDefinitions is the length of the table above.
-const invalidDefinitions = 112
+const invalidDefinitions = 113

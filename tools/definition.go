@@ -25,6 +25,9 @@ type Definition struct {
 	Options map[string]Option `yaml:"options"`
 	// Exclude names the fields by which the exporter's own doings are known.
 	Exclude Exclude `yaml:"exclude_self"`
+	// Secret names the fields that may hold secrets, such as command lines:
+	// the event log leaves them out unless it is told to have them.
+	Secret []string `yaml:"secret"`
 	// Sources can serve the tool, in order of preference.
 	Sources []*Source `yaml:"sources"`
 	// Metrics are what the tool's samples become.

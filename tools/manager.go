@@ -43,7 +43,10 @@ type Config struct {
 	// two minutes: bcc compiles, and may do so on a slow machine.
 	AttachTimeout time.Duration
 	Sink          Sink
-	Logger        log.Logger
+	// Events is told of each event that is shown, if it is not nil. It must
+	// not block.
+	Events func(*Definition, Event)
+	Logger log.Logger
 }
 
 // ringSize is how many events are kept for each tool.
@@ -109,6 +112,9 @@ func NewManager(cfg Config) *Manager {
 			t.state, t.reason = Starting, "looking for a source"
 			if d.HasEvents() {
 				t.ring = NewRing(ringSize)
+				if cfg.Events != nil {
+					t.ring.tell = func(e Event) { cfg.Events(d, e) }
+				}
 			}
 		}
 		m.tools = append(m.tools, t)

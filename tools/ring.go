@@ -8,6 +8,7 @@ type Ring struct {
 	events    []Event
 	next      int
 	followers map[chan Event]struct{}
+	tell      func(Event) // of each event, if set; it does not block
 }
 
 // NewRing returns a ring of so many events.
@@ -18,6 +19,9 @@ func NewRing(size int) *Ring {
 // Add keeps an event and passes it to the followers. A follower that does not
 // keep up misses it.
 func (r *Ring) Add(e Event) {
+	if r.tell != nil {
+		r.tell(e)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.events) < cap(r.events) {

@@ -3,9 +3,16 @@ package tools
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
 )
+
+// TimeFormat is how the times of events, in UTC, are written.
+const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
 // A Sample is an increase of one series, whatever tool and backend saw it.
 type Sample struct {
@@ -41,25 +48,36 @@ type Event struct {
 // and then the fields in the tool's order; unknown ones are left out.
 func (e Event) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
-	b.WriteString(`{"time":"`)
-	b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000000Z"))
-	b.WriteByte('"')
+	b.WriteString(`{"time":"` + e.Time.UTC().Format(TimeFormat) + `"`)
+	if fields := e.FieldsJSON(nil); len(fields) > 2 {
+		b.WriteByte(',')
+		b.Write(fields[1 : len(fields)-1])
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// FieldsJSON writes the fields as one object, in the tool's order and without
+// those that are unknown or to be left out.
+func (e Event) FieldsJSON(leaveOut []string) []byte {
+	b := bytes.NewBufferString("{")
 	for i, field := range e.Fields {
 		value := e.Values[i]
-		if value == "" {
+		if value == "" || slices.Contains(leaveOut, field.Name) {
 			continue
 		}
-		b.WriteString(`,"` + field.Name + `":`)
+		if b.Len() > 1 {
+			b.WriteByte(',')
+		}
+		b.WriteString(`"` + field.Name + `":`)
 		if field.Type != "string" && isNumber(value) {
 			b.WriteString(value)
 			continue
 		}
-		if err := writeString(&b, value); err != nil {
-			return nil, err
-		}
+		writeString(b, value)
 	}
 	b.WriteByte('}')
-	return b.Bytes(), nil
+	return b.Bytes()
 }
 
 // isNumber tells whether a value is a number as JSON writes them.
@@ -67,13 +85,26 @@ func isNumber(s string) bool {
 	return (s[0] == '-' || s[0] >= '0' && s[0] <= '9') && json.Valid([]byte(s))
 }
 
-// writeString writes a JSON string without escaping what only HTML minds.
-func writeString(b *bytes.Buffer, s string) error {
-	encoder := json.NewEncoder(b)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(strings.ToValidUTF8(s, "\uFFFD")); err != nil {
-		return err
+// writeString writes a JSON string in which every character has a shape: what
+// steers terminals, or reverses or hides text, is escaped.
+func writeString(b *bytes.Buffer, s string) {
+	b.WriteByte('"')
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(b, `\u%04x`, unit)
+			}
+		}
 	}
-	b.Truncate(b.Len() - 1) // the newline that Encode adds
-	return nil
+	b.WriteByte('"')
 }

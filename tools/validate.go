@@ -223,6 +223,11 @@ func (c *checker) checkFields() error {
 			return c.fail("field %s has type %q: want string, int or float", a(f.Name, f.Type), "fields", f.Name)
 		}
 	}
+	for i, f := range c.d.Secret {
+		if err := c.field(f, "secret", i); err != nil {
+			return err
+		}
+	}
 	exclude := map[string][]string{"pids": c.d.Exclude.PIDs, "ports": c.d.Exclude.Ports}
 	for _, key := range sortedKeys(exclude) {
 		for i, f := range exclude[key] {

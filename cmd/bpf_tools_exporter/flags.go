@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
+	"bpf_tools_exporter/cmd/bpf_tools_exporter/eventlog"
 	"bpf_tools_exporter/tools"
 	"bpf_tools_exporter/tools/backend"
 )
@@ -33,6 +35,8 @@ type flags struct {
 	maxDelay    time.Duration
 	cpuLimit    float64
 	memoryLimit units.Base2Bytes
+
+	events eventlog.Config
 
 	toolkit                *toolkit.FlagConfig
 	telemetryPath          string
@@ -151,6 +155,9 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("tools.restart-max-delay", "Longest pause before a tool that ended is started again.").Default("10s").DurationVar(&f.maxDelay)
 	app.Flag("tools.cpu-limit", "Cores that one tool's process may take, over a minute, before it is stopped; 0 is no limit.").Default("1").Float64Var(&f.cpuLimit)
 	app.Flag("tools.memory-limit", "Resident memory that one tool's process may take before it is stopped; 0 is no limit.").Default("512MiB").BytesVar(&f.memoryLimit)
+	app.Flag("events.log", "File to which events are appended as JSON lines, or stdout. SIGHUP opens the file again.").PlaceHolder("FILE").StringVar(&f.events.Path)
+	app.Flag("events.log-args", "Write also what may hold secrets to the event log, such as the arguments of programs.").BoolVar(&f.events.Secrets)
+	app.Flag("events.log-rate", "Events a second, of all tools, that the event log takes.").Default("100").IntVar(&f.events.Rate)
 	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
 	app.Flag("web.max-requests", "Scrapes that may run at once; 0 is no limit.").Default("40").IntVar(&f.maxRequests)
 	app.Flag("web.disable-exporter-metrics", "Leave out the metrics about the exporter's own process (go_*, process_*).").BoolVar(&f.disableExporterMetrics)
@@ -190,17 +197,21 @@ func (f *flags) check() error {
 		return fmt.Errorf("--tools.cpu-limit: %g: want 0 or more", f.cpuLimit)
 	case f.memoryLimit < 0:
 		return fmt.Errorf("--tools.memory-limit: %s: want 0 or more", f.memoryLimit)
+	case f.events.Rate < 1 || f.events.Rate > 10000:
+		return fmt.Errorf("--events.log-rate: %d: want 1 to 10000", f.events.Rate)
+	case f.events.Secrets && f.events.Path == "":
+		return errors.New("--events.log-args: there is no event log: want --events.log=FILE too")
 	case !strings.HasPrefix(f.telemetryPath, "/"):
 		return fmt.Errorf("--web.telemetry-path: %q: want a path that begins with /", f.telemetryPath)
 	}
 	return nil
 }
 
-func (f *flags) managerConfig(sink tools.Sink, logger log.Logger) tools.Config {
+func (f *flags) managerConfig(sink tools.Sink, events *eventlog.Log, logger log.Logger) tools.Config {
 	return tools.Config{
 		Catalog: f.catalog, Enabled: f.enabled, Options: f.options, Backends: f.backends, Pinned: f.pinned,
 		ExcludeSelf: f.excludeSelf, ListenPort: f.listenPort(),
-		RestartMaxDelay: f.maxDelay, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Logger: logger,
+		RestartMaxDelay: f.maxDelay, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Events: events.Add, Logger: logger,
 	}
 }
 

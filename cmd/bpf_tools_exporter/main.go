@@ -26,6 +26,7 @@ import (
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	sloggokit "github.com/tjhop/slog-gokit"
 
+	"bpf_tools_exporter/cmd/bpf_tools_exporter/eventlog"
 	"bpf_tools_exporter/cmd/bpf_tools_exporter/web"
 	"bpf_tools_exporter/collector"
 	"bpf_tools_exporter/tools"
@@ -54,6 +55,11 @@ func run(args []string, logTo io.Writer) error {
 		return fmt.Errorf("--web.config.file: %w", err)
 	}
 	logger, slogger := newLoggers(logTo, f.logLevel, f.logFormat)
+	events, err := openEventLog(f, logger)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
 	// A little more work for the collector of a program that sleeps nearly
 	// always, and a third less memory.
 	debug.SetGCPercent(50)
@@ -70,11 +76,50 @@ func run(args []string, logTo io.Writer) error {
 			}
 		}
 	}
-	manager := tools.NewManager(f.managerConfig(samples, logger))
+	manager := tools.NewManager(f.managerConfig(samples, events, logger))
 	samples.SetTools(manager)
 	manager.Start()
 	defer manager.Stop()
-	return serve(f, newRegistry(f, samples), manager, logger, slogger)
+	registry := newRegistry(f, samples)
+	if events != nil {
+		registry.MustRegister(events)
+	}
+	defer onHangup(events.Reopen)()
+	return serve(f, registry, manager, logger, slogger)
+}
+
+// openEventLog returns nil if no event log is wanted.
+func openEventLog(f *flags, logger log.Logger) (*eventlog.Log, error) {
+	cfg := f.events
+	if cfg.Path == "" {
+		return nil, nil
+	}
+	if cfg.Path == eventlog.Stdout {
+		// A reader that went away is an error of the log, not the end.
+		signal.Notify(make(chan os.Signal), syscall.SIGPIPE)
+	}
+	cfg.Logger = logger
+	events, err := eventlog.Open(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("--events.log: %w", err)
+	}
+	return events, nil
+}
+
+// onHangup calls a function at each SIGHUP, until the function it returns is
+// called.
+func onHangup(do func()) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		for range hangups {
+			do()
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+	}
 }
 
 func newLoggers(to io.Writer, logLevel, format string) (log.Logger, *slog.Logger) {
