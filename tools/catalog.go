@@ -16,7 +16,8 @@ import (
 	"path"
 	"path/filepath"
 	"sort"
-	"syscall"
+
+	"bpf_tools_exporter/tools/backend"
 )
 
 //go:embed */tool.yaml */*.bt
@@ -107,7 +108,7 @@ func loadDir(dir, name string) (*Definition, error) {
 	file := filepath.Join(dir, "tool.yaml")
 	// The folder too, as the tool's may be a link in it.
 	for _, p := range []string{filepath.Dir(dir), file} {
-		if err := trusted(p); err != nil {
+		if err := backend.Trusted(p); err != nil {
 			return nil, err
 		}
 	}
@@ -117,45 +118,12 @@ func loadDir(dir, name string) (*Definition, error) {
 	}
 	for _, s := range d.Sources {
 		for _, script := range s.Scripts {
-			if err := trusted(filepath.Join(dir, script)); err != nil {
+			if err := backend.Trusted(filepath.Join(dir, script)); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return d, nil
-}
-
-// trusted tells whether only root and the exporter's own user can write to the
-// file, or swap it by a folder on its way. In a folder with the sticky bit, such
-// as /tmp, nobody can take another's entry away.
-func trusted(file string) error {
-	real, err := filepath.EvalSymlinks(file)
-	if err == nil {
-		real, err = filepath.Abs(real)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, reason(err))
-	}
-	for p := real; ; p = filepath.Dir(p) {
-		if err := trustedEntry(p); err != nil || p == "/" {
-			return err
-		}
-	}
-}
-
-func trustedEntry(p string) error {
-	info, err := os.Stat(p)
-	if err != nil {
-		return fmt.Errorf("%s: %w", p, reason(err))
-	}
-	mode := info.Mode()
-	if sticky := mode.IsDir() && mode&fs.ModeSticky != 0; mode.Perm()&0o022 != 0 && !sticky {
-		return fmt.Errorf("%s: is writable by others (mode %04o) and would run as root: chmod go-w %s", p, mode.Perm(), p)
-	}
-	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s: belongs to user %d and would run as root: chown root %s", p, owner, p)
-	}
-	return nil
 }
 
 // checkMetrics refuses two tools with a metric, or a bpftrace map, of the same

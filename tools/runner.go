@@ -138,7 +138,7 @@ func (r *runner) up(c *child) {
 	r.mu.Lock()
 	r.maps = usage.mapBytes
 	r.mu.Unlock()
-	version := r.m.version(r.path)
+	version := r.m.version(r.members[0].source.Backend, r.path)
 	for _, member := range r.members {
 		t := member.tool
 		t.mu.Lock()
@@ -155,8 +155,9 @@ func (r *runner) up(c *child) {
 	}
 }
 
-// version is that of a program's package, asked for once.
-func (m *Manager) version(path string) string {
+// version is that of a program's package, or what the program says of itself,
+// asked for once.
+func (m *Manager) version(of, path string) string {
 	if m.spec != nil && path == m.spec.path {
 		return m.spec.version.String()
 	}
@@ -167,6 +168,9 @@ func (m *Manager) version(path string) string {
 		return known
 	}
 	version := backend.PackageVersion(path)
+	if version == "" {
+		version = backend.ProgramVersion(of, path)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.paths == nil {

@@ -3,7 +3,8 @@
 //
 // The same tool is called by other names in other distributions, and other
 // programs are called like it. So there is a list of places to look, and what
-// is there is known by its content.
+// is there is known by its content. It runs as root, so that only what nobody
+// else can write to is taken.
 package backend
 
 import (
@@ -32,21 +33,39 @@ var ErrNotInstalled = errors.New("not installed")
 // is found runs as root.
 var Dirs = []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"}
 
-// candidates are the paths under which distributions install a tool.
-func candidates(backend, tool string) []string {
-	var names, paths []string
+// toolDirs hold the tools of one backend alone, apart from other programs.
+var toolDirs = map[string][]string{
+	BCC: {
+		"/usr/share/bcc/tools", // Fedora, RHEL, SUSE, Arch, Alpine, and bcc's own make install
+		"/usr/libexec/bcc/tools", "/usr/libexec/bcc-tools", "/usr/lib/bcc/tools", "/usr/local/share/bcc/tools",
+	},
+	Libbpf: {"/usr/share/bcc/libbpf-tools", "/usr/libexec/libbpf-tools", "/usr/libexec/bcc/libbpf-tools", "/usr/lib/libbpf-tools"},
+}
+
+// names are what distributions call a tool, the surest first.
+func names(backend, tool string) []string {
 	switch backend {
 	case BPFtrace:
-		names = []string{"bpftrace"}
+		return []string{"bpftrace"}
 	case Libbpf:
-		// Debian 13, APP_PREFIX builds, Debian 12.
-		names = []string{tool + "-libbpf", "bpf-" + tool, tool}
+		// Debian 13; APP_PREFIX builds such as Fedora's; Debian 12.
+		return []string{tool + "-libbpf", "bpf-" + tool, tool}
 	case BCC:
-		// Debian; Fedora, RHEL and Arch.
-		names = []string{tool + "-bpfcc"}
-		paths = []string{"/usr/share/bcc/tools/" + tool, "/usr/share/bcc/tools/bpf-" + tool}
+		// Debian; everybody else.
+		return []string{tool + "-bpfcc", tool, "bpf-" + tool}
 	}
-	for _, name := range names {
+	return nil
+}
+
+// candidates are the paths under which distributions install a tool.
+func candidates(backend, tool string) []string {
+	var paths []string
+	for _, dir := range toolDirs[backend] {
+		for _, name := range names(backend, tool) {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	for _, name := range names(backend, tool) {
 		for _, dir := range Dirs {
 			paths = append(paths, filepath.Join(dir, name))
 		}
@@ -55,26 +74,44 @@ func candidates(backend, tool string) []string {
 }
 
 // Find returns the path of the program by which a backend provides a tool; the
-// tool's name is of no matter to bpftrace. The error wraps ErrNotInstalled and
-// names the first path whose content did not fit, if there was one.
+// tool's name is of no matter to bpftrace. The error is that of Trusted for the
+// first program that fits but that others can write to; or it wraps
+// ErrNotInstalled and names the first path whose content did not fit, if there
+// was one.
 func Find(backend, tool string) (string, error) {
 	var misfit string
+	var untrusted error
 	for _, path := range candidates(backend, tool) {
 		info, err := os.Stat(path)
-		if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 			continue
 		}
-		if isBackend(backend, path) {
+		if !isBackend(backend, path) {
+			misfit = first(misfit, path)
+			continue
+		}
+		err = Trusted(path)
+		if err == nil {
 			return path, nil
 		}
-		if misfit == "" {
-			misfit = path
+		if untrusted == nil {
+			untrusted = err
 		}
+	}
+	if untrusted != nil {
+		return "", untrusted
 	}
 	if misfit != "" {
 		return "", fmt.Errorf("%w (%s is another program)", ErrNotInstalled, misfit)
 	}
 	return "", ErrNotInstalled
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }
 
 // isBackend looks into the file: libbpf-tools are ELF programs that load BPF
@@ -97,8 +134,8 @@ func isBackend(backend, path string) bool {
 	case Libbpf:
 		return elf && contains(f, "bpf_object__") && !contains(f, "libbcc.so")
 	case BCC:
-		first, _, _ := bytes.Cut(head, []byte("\n"))
-		return script && bytes.Contains(first, []byte("python")) && contains(f, "from bcc import")
+		line, _, _ := bytes.Cut(head, []byte("\n"))
+		return script && bytes.Contains(line, []byte("python")) && (contains(f, "from bcc import") || contains(f, "import bcc"))
 	}
 	return false
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,9 +18,9 @@ func programs(t *testing.T, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	before := Dirs
-	Dirs = []string{dir}
-	t.Cleanup(func() { Dirs = before })
+	dirs, tools := Dirs, toolDirs
+	Dirs, toolDirs = []string{dir}, nil
+	t.Cleanup(func() { Dirs, toolDirs = dirs, tools })
 	return dir
 }
 
@@ -51,6 +52,10 @@ func TestFind(t *testing.T) {
 		{"a Python script", Libbpf, map[string]string{"execsnoop": python}, "", "execsnoop"},
 		{"an empty file", Libbpf, map[string]string{"execsnoop": ""}, "", "execsnoop"},
 		{"Debian's bcc", BCC, map[string]string{"execsnoop-bpfcc": python}, "execsnoop-bpfcc", ""},
+		{"bcc's plain name", BCC, map[string]string{"execsnoop": python}, "execsnoop", ""},
+		{"bcc's plain name, libbpf's content", BCC, map[string]string{"execsnoop": libbpf}, "", "execsnoop"},
+		{"bcc's plain name, perf-tools' content", BCC, map[string]string{"execsnoop": shell}, "", "execsnoop"},
+		{"bcc imported otherwise", BCC, map[string]string{"execsnoop-bpfcc": "#!/usr/bin/env python3\nimport bcc\n"}, "execsnoop-bpfcc", ""},
 		{"bcc's name, another Python script", BCC, map[string]string{"execsnoop-bpfcc": "#!/usr/bin/python3\nimport os\n"}, "", "execsnoop-bpfcc"},
 		{"bcc's name, a shell script", BCC, map[string]string{"execsnoop-bpfcc": "#!/bin/sh\n# from bcc import BPF\n"}, "", "execsnoop-bpfcc"},
 		{"bcc's name, libbpf's content", BCC, map[string]string{"execsnoop-bpfcc": libbpf}, "", "execsnoop-bpfcc"},
@@ -62,11 +67,6 @@ func TestFind(t *testing.T) {
 		{"no such backend", "perf-tools", map[string]string{"execsnoop": shell}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.backend == BCC {
-				if _, err := os.Stat("/usr/share/bcc/tools/execsnoop"); err == nil && c.want == "" {
-					t.Skip("bcc is installed where no test can hide it")
-				}
-			}
 			dir := programs(t, c.files)
 			got, err := Find(c.backend, "execsnoop")
 			if c.want != "" {
@@ -122,16 +122,130 @@ func TestContains(t *testing.T) {
 
 func TestCandidates(t *testing.T) {
 	programs(t, nil)
-	Dirs = []string{"/a", "/b"}
+	Dirs, toolDirs = []string{"/a", "/b"}, map[string][]string{BCC: {"/t"}}
 	for backend, want := range map[string][]string{
 		BPFtrace: {"/a/bpftrace", "/b/bpftrace"},
 		Libbpf:   {"/a/x-libbpf", "/b/x-libbpf", "/a/bpf-x", "/b/bpf-x", "/a/x", "/b/x"},
-		BCC:      {"/usr/share/bcc/tools/x", "/usr/share/bcc/tools/bpf-x", "/a/x-bpfcc", "/b/x-bpfcc"},
+		BCC:      {"/t/x-bpfcc", "/t/x", "/t/bpf-x", "/a/x-bpfcc", "/b/x-bpfcc", "/a/x", "/b/x", "/a/bpf-x", "/b/bpf-x"},
 		"other":  nil,
 	} {
 		if got := candidates(backend, "x"); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", backend, got, want)
 		}
+	}
+}
+
+// What others can write to does not run as root; the next program that fits does.
+func TestFindTrusted(t *testing.T) {
+	dir := programs(t, map[string]string{"execsnoop-libbpf": libbpf})
+	program := filepath.Join(dir, "execsnoop-libbpf")
+	chmod := func(path string, mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		what string
+		make func()
+		want string
+	}{
+		{"as it should be", func() {}, ""},
+		{"file", func() { chmod(program, 0o775) }, program + ": is writable by others (mode 0775) and would run as root: chmod go-w " + program},
+		{"folder", func() { chmod(program, 0o755); chmod(dir, 0o777) }, dir + ": is writable by others (mode 0777) and would run as root: chmod go-w " + dir},
+	} {
+		c.make()
+		_, err := Find(Libbpf, "execsnoop")
+		if got := fmt.Sprint(err); got != c.want && !(c.want == "" && err == nil) {
+			t.Errorf("%s: got %s, want %s", c.what, got, c.want)
+		}
+	}
+	chmod(dir, 0o755)
+	chmod(program, 0o777)
+	other := filepath.Join(dir, "execsnoop")
+	if err := os.WriteFile(other, []byte(libbpf), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Find(Libbpf, "execsnoop"); got != other {
+		t.Errorf("got %q, %v; want %s", got, err, other)
+	}
+	if os.Geteuid() == 0 {
+		chmod(program, 0o755)
+		if err := errors.Join(os.Remove(other), os.Chown(program, 12345, 0)); err != nil {
+			t.Fatal(err)
+		}
+		want := program + ": belongs to user 12345 and would run as root: chown root " + program
+		if _, err := Find(Libbpf, "execsnoop"); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+func TestPackageVersion(t *testing.T) {
+	dir := programs(t, map[string]string{
+		"dpkg-query": `#!/bin/sh
+case "$1 $2 $4" in
+"--search /sbin/old ") echo "old-tools: /sbin/old" ;;
+"--search /usr/bin/bpftrace ") echo "diversion by other from: /usr/bin/bpftrace"; echo "bpftrace:amd64, other: /usr/bin/bpftrace" ;;
+"--show --showformat bpftrace:amd64") printf 0.17.0-1 ;;
+"--show --showformat old-tools") printf 0.1 ;;
+*) echo "dpkg-query: no path found matching pattern" >&2; exit 1 ;;
+esac
+`,
+		"rpm":    "#!/bin/sh\n[ \"$4\" = /usr/bin/bpftrace ] && echo 0.21.2-1.fc41 && echo 0.21.2-1.fc41 && exit\necho file $4 is not owned by any package; exit 1\n",
+		"apk":    "#!/bin/sh\n[ \"$3\" = /usr/bin/bpftrace ] && echo $3 is owned by bpftrace-tools-0.21.2-r1 && exit\necho ERROR: $3: Could not find owner package; exit 1\n",
+		"pacman": "#!/bin/sh\n[ \"$2\" = /usr/bin/bpftrace ] && echo $2 is owned by bpftrace 0.21.2-1 && exit\necho error: No package owns $2 >&2; exit 1\n",
+	})
+	managers := packageManagers
+	t.Cleanup(func() { packageManagers = managers })
+	for i, want := range []string{"0.17.0-1", "0.21.2-1.fc41", "0.21.2-r1", "0.21.2-1"} {
+		m := managers[i]
+		m.path = filepath.Join(dir, filepath.Base(m.path))
+		packageManagers = append(managers[:0:0], m)
+		if got := PackageVersion("/usr/bin/bpftrace"); got != want {
+			t.Errorf("%s: got %q, want %q", m.path, got, want)
+		}
+		if got := PackageVersion("/opt/bpftrace"); got != "" {
+			t.Errorf("%s: got %q for a file of no package", m.path, got)
+		}
+	}
+	packageManagers = append(managers[:0:0], managers[0])
+	packageManagers[0].path = filepath.Join(dir, "dpkg-query")
+	if got := PackageVersion("/usr/sbin/old"); got != "0.1" {
+		t.Errorf("from before the merge of /usr: got %q, want 0.1", got)
+	}
+}
+
+func TestProgramVersion(t *testing.T) {
+	dir := programs(t, map[string]string{
+		"libbpf": "#!/bin/sh\necho execsnoop 0.1\n",
+		"bpf":    "#!/bin/sh\necho bpftrace v0.23.2-1\n",
+		"none":   "#!/bin/sh\necho execsnoop\n",
+		"usage":  "#!/bin/sh\necho usage 1.2; exit 1\n",
+	})
+	for name, want := range map[string]string{"libbpf": "0.1", "bpf": "0.23.2-1", "none": "", "usage": "", "gone": ""} {
+		if got := ProgramVersion(Libbpf, filepath.Join(dir, name)); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	if got := ProgramVersion(BCC, filepath.Join(dir, "libbpf")); got != "" {
+		t.Errorf("bcc: got %q", got)
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	dir := programs(t, map[string]string{"a": "1", "b": "1"})
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	before := Identify(a)
+	if before != Identify(a) || before == (Identity{}) || before == Identify(b) {
+		t.Errorf("a is %+v, b is %+v", before, Identify(b))
+	}
+	// As dpkg does it.
+	if err := os.Rename(b, a); err != nil {
+		t.Fatal(err)
+	}
+	if Identify(a) == before || Identify(b) != (Identity{}) {
+		t.Errorf("a is %+v as before, or b is there", before)
 	}
 }
 

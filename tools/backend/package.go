@@ -3,32 +3,89 @@ package backend
 import (
 	"context"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
 	"bpf_tools_exporter/tools/process"
 )
 
+// packageManagers tell, each in its own words, the version of the package that
+// a file is from.
+var packageManagers = []struct {
+	path    string
+	version func(manager, file string) string
+}{
+	{"/usr/bin/dpkg-query", dpkgVersion},
+	{"/usr/bin/rpm", rpmVersion},
+	{"/sbin/apk", apkVersion},
+	{"/usr/bin/pacman", pacmanVersion},
+}
+
 // PackageVersion is the version of the distribution's package that a program
-// is from, by dpkg or rpm, or else what the program itself says of its version;
-// "" if nobody knows.
+// is from, by dpkg, rpm, apk or pacman; "" if none of them knows the file.
 func PackageVersion(path string) string {
-	for _, query := range [][]string{
-		{"/usr/bin/dpkg-query", "--search", path},
-		{"/usr/bin/rpm", "-qf", "--queryformat", "%{VERSION}", path},
-	} {
-		if _, err := os.Stat(query[0]); err != nil {
+	for _, m := range packageManagers {
+		if _, err := os.Stat(m.path); err != nil {
 			continue
 		}
-		out := run(query)
-		if query[0] == "/usr/bin/rpm" {
-			return firstLine(out)
+		if version := m.version(m.path, path); version != "" {
+			return version
 		}
-		if name, _, ok := strings.Cut(out, ":"); ok {
-			if version := run([]string{query[0], "--show", "--showformat", "${Version}", name}); version != "" {
-				return firstLine(version)
+	}
+	return ""
+}
+
+// dpkgVersion tries the path without /usr too, under which packages from before
+// the merge of /bin and /usr/bin list their files.
+func dpkgVersion(manager, file string) string {
+	for _, name := range []string{file, strings.TrimPrefix(file, "/usr")} {
+		for line := range strings.Lines(run([]string{manager, "--search", name})) {
+			owners, _, ok := strings.Cut(line, ": ")
+			if !ok || strings.HasPrefix(line, "diversion by ") {
+				continue
 			}
+			owner, _, _ := strings.Cut(owners, ", ")
+			return firstLine(run([]string{manager, "--show", "--showformat", "${Version}", owner}))
 		}
+	}
+	return ""
+}
+
+func rpmVersion(manager, file string) string {
+	return firstLine(run([]string{manager, "-qf", "--queryformat", "%{VERSION}-%{RELEASE}\n", file}))
+}
+
+var apkOwner = regexp.MustCompile(` is owned by \S+?-(\d\S*)$`)
+
+// apkVersion reads "/usr/bin/bpftrace is owned by bpftrace-0.21.2-r1".
+func apkVersion(manager, file string) string {
+	if m := apkOwner.FindStringSubmatch(firstLine(run([]string{manager, "info", "--who-owns", file}))); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+var pacmanOwner = regexp.MustCompile(` is owned by \S+ (\S+)$`)
+
+// pacmanVersion reads "/usr/bin/bpftrace is owned by bpftrace 0.21.2-1".
+func pacmanVersion(manager, file string) string {
+	if m := pacmanOwner.FindStringSubmatch(firstLine(run([]string{manager, "-Qo", file}))); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+var anyVersion = regexp.MustCompile(`\bv?(\d+(?:\.\d+)+\S*)`)
+
+// ProgramVersion is what a program that no package owns says of itself. bcc's
+// scripts have no word for it: "".
+func ProgramVersion(backend, path string) string {
+	if backend == BCC {
+		return ""
+	}
+	if m := anyVersion.FindStringSubmatch(firstLine(run([]string{path, "--version"}))); m != nil {
+		return m[1]
 	}
 	return ""
 }
