@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -253,19 +254,36 @@ func family(s string) string {
 	return "ipv6"
 }
 
-// direction guesses who opened a session by the rule that a service's port is
-// the lower one, for tools that do not say.
+// direction guesses who opened a session, for tools that do not say: a port from
+// the range that this kernel takes clients' ports from is a client's, and if that
+// tells nothing the lower port is the service's. Of two ports from the range
+// either can be the client's.
 func direction(lport, rport string) string {
 	l, err1 := strconv.Atoi(lport)
 	r, err2 := strconv.Atoi(rport)
+	ours, theirs := localPorts().hold(l), localPorts().hold(r)
 	switch {
-	case err1 != nil || err2 != nil || l == r:
+	case err1 != nil || err2 != nil || l == r || ours && theirs:
 		return unknown
-	case l < r:
+	case theirs || !ours && l < r:
 		return "inbound"
 	}
 	return "outbound"
 }
+
+type portRange struct{ low, high int }
+
+func (p portRange) hold(port int) bool { return p.low <= port && port <= p.high }
+
+// localPorts is net.ipv4.ip_local_port_range, from which the kernel takes the
+// ports of both families when a program asks for none (Documentation/networking/ip-sysctl.rst).
+var localPorts = sync.OnceValue(func() portRange {
+	p := portRange{32768, 60999} // the kernel's default
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		_, _ = fmt.Sscan(string(text), &p.low, &p.high)
+	}
+	return p
+})
 
 // servicePort is the port of the side that was connected to.
 func servicePort(direction, lport, rport string) string {

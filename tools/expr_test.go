@@ -76,6 +76,10 @@ func TestFunctions(t *testing.T) {
 
 		{"direction(a, b)", "22", "50000", "", "inbound"},
 		{"direction(a, b)", "50000", "443", "", "outbound"},
+		{"direction(a, b)", "40000", "32000", "", "outbound"},
+		{"direction(a, b)", "20000", "443", "", "outbound"},
+		{"direction(a, b)", "8080", "9090", "", "inbound"},
+		{"direction(a, b)", "46000", "36000", "", unknown},
 		{"direction(a, b)", "80", "80", "", unknown},
 		{"direction(a, b)", "", "80", "", unknown},
 		{"service_port(a, b, c)", "inbound", "22", "50000", "22"},

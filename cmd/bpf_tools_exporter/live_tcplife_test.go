@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -71,10 +72,15 @@ func expectDurations(t *testing.T, e *exporter, before metrics, atLeast float64)
 }
 
 // runSessions lets a client program have n sessions with a server program, and
-// returns the server's port.
+// returns the server's port, which is any that is free.
 func runSessions(t *testing.T, server, client, host string, n, sent, answered int) string {
 	t.Helper()
-	srv := startHelper(t, server, "tcp-server", host, strconv.Itoa(n), strconv.Itoa(answered))
+	return runSessionsAt(t, server, client, net.JoinHostPort(host, "0"), n, sent, answered)
+}
+
+func runSessionsAt(t *testing.T, server, client, listen string, n, sent, answered int) string {
+	t.Helper()
+	srv := startHelper(t, server, "tcp-server", listen, strconv.Itoa(n), strconv.Itoa(answered))
 	address := srv.line(t)
 	runHelper(t, client, "tcp-client", address, strconv.Itoa(n), strconv.Itoa(sent), strconv.Itoa(answered))
 	srv.finish(t)
@@ -85,14 +91,28 @@ func runSessions(t *testing.T, server, client, host string, n, sent, answered in
 	return port
 }
 
-// tcpServerHelper serves on a host's free port, which it writes first: so many
+// servicePort is a free port below those that the kernel gives to clients.
+func servicePort(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		port := strconv.Itoa(20000 + rand.IntN(10000))
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port from 20000 to 29999")
+	return ""
+}
+
+// tcpServerHelper serves at an address and writes first which that is: so many
 // sessions, each answered with so many bytes when the client has sent all.
 func tcpServerHelper(args []string) error {
 	n, answer, err := twoNumbers(args[1:])
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(args[0], "0"))
+	l, err := net.Listen("tcp", args[0])
 	if err != nil {
 		return err
 	}

@@ -150,6 +150,9 @@ func retransmitsHelper(args []string) error {
 	if err := commands([]string{"ip", "link", "set", "lo", "up"}, []string{"ip", "address", "add", address + bits, "dev", "lo", "nodad"}); err != nil {
 		return err
 	}
+	if err := awaitRoute(address); err != nil {
+		return err
+	}
 	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return err
@@ -168,6 +171,23 @@ func retransmitsHelper(args []string) error {
 	k, err := readKernelTCP()
 	fmt.Println(k.retransmitted, k.probes, k.failed)
 	return err
+}
+
+// awaitRoute waits until the host can reach an address of its own: the kernel
+// adds the route of an IPv6 address from a work queue (addrconf_dad_work), also
+// with nodad. Connecting a UDP socket sends nothing.
+func awaitRoute(address string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		c, err := net.Dial("udp", net.JoinHostPort(address, "9"))
+		if err == nil {
+			return c.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func acceptOne(l net.Listener) error {
