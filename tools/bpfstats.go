@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -16,23 +17,21 @@ import (
 // bpfStats reads what the kernel knows of the BPF programs and maps of the
 // children.
 type bpfStats struct {
+	mu    sync.Mutex
 	names map[uint32]string // of programs, by id
 }
 
 func newBPFStats() *bpfStats { return &bpfStats{names: make(map[uint32]string)} }
 
 // bpfUsage is what one process holds, from /proc/PID/fdinfo: run time by
-// program id, how often the kernel skipped a program because another BPF program
-// was running on that CPU (recursion_misses), and the memory of maps (memlock,
-// all of kernel/bpf/syscall.c).
+// program id, and the memory of maps (memlock, both of kernel/bpf/syscall.c).
 type bpfUsage struct {
 	runTime  map[uint32]time.Duration
-	misses   map[uint32]uint64
 	mapBytes uint64
 }
 
 func readBPF(pid int) bpfUsage {
-	u := bpfUsage{runTime: make(map[uint32]time.Duration), misses: make(map[uint32]uint64)}
+	u := bpfUsage{runTime: make(map[uint32]time.Duration)}
 	seen := make(map[string]bool)
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	for _, file := range files {
@@ -41,7 +40,6 @@ func readBPF(pid int) bpfUsage {
 			n, _ := strconv.ParseUint(id, 10, 32)
 			ns, _ := strconv.ParseInt(info["run_time_ns"], 10, 64)
 			u.runTime[uint32(n)] = time.Duration(ns)
-			u.misses[uint32(n)], _ = strconv.ParseUint(info["recursion_misses"], 10, 64)
 		}
 		if id := info["map_id"]; id != "" && !seen[id] {
 			seen[id] = true
@@ -92,29 +90,57 @@ func (m *Manager) sampleBPF(ctx context.Context) {
 // ebpfStatsRunTime is BPF_STATS_RUN_TIME of include/uapi/linux/bpf.h.
 const ebpfStatsRunTime = 0
 
-// countMisses counts as lost what the kernel did not let the child's programs
-// see, and takes the memory of its maps. Programs on tracepoints share one guard
-// for each CPU (bpf_prog_active, trace_call_bpf in kernel/trace/bpf_trace.c), so
-// that a completion in an interrupt can fall into another program's run.
-func (r *runner) countMisses(stats *bpfStats) {
+// countSkipped takes what the kernel did not let the child's programs see.
+// Programs on tracepoints share one guard for each CPU (bpf_prog_active,
+// trace_call_bpf in kernel/trace/bpf_trace.c), so that an event in an interrupt
+// can fall into another program's run.
+func (r *runner) countSkipped(stats *bpfStats) {
 	c := r.current()
-	u := readBPF(c.process.Pid())
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.misses == nil {
-		c.misses = make(map[uint32]uint64)
+	if !c.isAttached() {
+		return
 	}
-	r.maps = u.mapBytes
-	for id, n := range u.misses {
-		if n <= c.misses[id] {
+	c.skips.Lock()
+	defer c.skips.Unlock()
+	for id, n := range c.skips.read(c.process.Pid()) {
+		before := c.skips.taken[id]
+		if n <= before {
 			continue
 		}
-		owners := r.owners(stats.name(id))
-		if len(owners) == 1 {
-			r.member(owners[0]).tool.counters.lost.Add(n - c.misses[id])
+		c.skips.taken[id] = n
+		if owners := r.owners(stats.name(id)); len(owners) == 1 {
+			r.member(owners[0]).feed.takeSkipped(n - before)
 		}
-		c.misses[id] = n
 	}
+}
+
+// skips are the runs that were skipped of one child's programs.
+type skips struct {
+	sync.Mutex
+	files []string          // in /proc/PID/fdinfo, of programs
+	taken map[uint32]uint64 // by program id
+}
+
+// read returns how often each program was skipped so far. The descriptors of a
+// child that is attached do not change.
+func (s *skips) read(pid int) map[uint32]uint64 {
+	if s.files == nil {
+		s.taken = make(map[uint32]uint64)
+		all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+		for _, file := range all {
+			if readFDInfo(file)["recursion_misses"] != "" {
+				s.files = append(s.files, file)
+			}
+		}
+	}
+	skipped := make(map[uint32]uint64, len(s.files))
+	for _, file := range s.files {
+		info := readFDInfo(file)
+		id, err := strconv.ParseUint(info["prog_id"], 10, 32)
+		if n, nErr := strconv.ParseUint(info["recursion_misses"], 10, 64); err == nil && nErr == nil {
+			skipped[uint32(id)] = n
+		}
+	}
+	return skipped
 }
 
 func (r *runner) member(name string) *member {
@@ -171,6 +197,8 @@ func (r *runner) owners(program string) []string {
 
 // name is a program's, which costs two system calls, once.
 func (s *bpfStats) name(id uint32) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if name, ok := s.names[id]; ok {
 		return name
 	}

@@ -34,7 +34,7 @@ type child struct {
 
 	attached chan struct{} // closed when the child is known to see events
 	once     sync.Once
-	misses   map[uint32]uint64 // counted so far, by BPF program; under the runner's lock
+	skips    skips
 
 	mu      sync.Mutex
 	lines   []string // the last of stderr, and of stdout that was no output

@@ -90,6 +90,10 @@ type Source struct {
 	// Lost is the scalar map that counts events which the scripts know they
 	// could not count.
 	Lost string `yaml:"lost"`
+	// Skipped are the counters that also count events of which the kernel
+	// says only that it did not run a script's probe, with all labels
+	// unknown: for scripts each of whose probes counts one event.
+	Skipped []string `yaml:"skipped"`
 	// Set computes fields from the source's own columns or map keys. A field
 	// that is not set has the value of the column of the same name.
 	Set map[string]string `yaml:"set"`

@@ -306,6 +306,22 @@ func (f *feed) spill(m *mapFeed, total uint64) {
 	f.pass(Sample{Metric: m.metric, Add: float64(by) * m.def.Scale})
 }
 
+// takeSkipped takes how many events the kernel did not let the scripts see. It
+// may be called by any goroutine.
+func (f *feed) takeSkipped(n uint64) {
+	if len(f.s.Skipped) == 0 {
+		f.counters.lost.Add(n)
+		return
+	}
+	for _, name := range f.s.Skipped {
+		m := f.d.Metric(name)
+		if m == f.d.Metrics[0] {
+			f.counters.events.Add(n)
+		}
+		f.sink.Sample(f.d.Name, Sample{Metric: m, Labels: slices.Repeat([]string{unknown}, len(m.Labels)), Add: float64(n)})
+	}
+}
+
 // takeRow takes a line that a script printed for the table of events. Counts
 // come from maps.
 func (f *feed) takeRow(columns []string) {

@@ -410,6 +410,24 @@ func TestCumulativeValues(t *testing.T) {
 	}
 }
 
+// What the kernel skipped is lost, or counted with labels that say unknown.
+func TestSkipped(t *testing.T) {
+	c := countingChild(t)
+	c.feed.takeSkipped(3)
+	if got, want := c.accounts(), "events 0, lost 3, not shown 0, parse errors 0"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	c.feed.s.Skipped = []string{"bpf_probe_events_total", "bpf_probe_bytes_total"}
+	c.feed.takeSkipped(4)
+	want := `bpf_probe_bytes_total{kind="unknown"} 4` + "\n" + `bpf_probe_events_total{comm="unknown",result="unknown"} 4` + "\n"
+	if got := c.sums.text(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got, want := c.accounts(), "events 4, lost 3, not shown 0, parse errors 0"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // What a full map drops goes to "other": all of it, once, and never more than
 // the total says.
 func TestFullMap(t *testing.T) {

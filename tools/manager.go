@@ -396,9 +396,16 @@ func (m *Manager) keep(ctx context.Context, r *runner) {
 func (m *Manager) Refresh(ctx context.Context) {
 	m.mu.Lock()
 	shared := m.shared
+	var r *runner
+	if shared != nil {
+		r = m.running[shared.process.Pid()]
+	}
 	m.mu.Unlock()
 	if shared == nil || !m.canAsk() {
 		return
+	}
+	if r != nil {
+		r.countSkipped(m.stats)
 	}
 	if err := shared.ask(ctx); err != nil {
 		for _, member := range shared.members {

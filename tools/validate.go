@@ -421,6 +421,11 @@ func (c *checker) checkScripts(i int, s *Source) error {
 	if s.Events != "" && !c.mapInScripts(s, s.Events) {
 		return c.fail("events: map @%s is in none of the scripts", a(s.Events), "sources", i, "events")
 	}
+	for j, name := range s.Skipped {
+		if m := c.d.Metric(name); m == nil || m.Type != "counter" || m.Value != "" {
+			return c.fail("skipped names %q: want one of metrics, a counter of events", a(name), "sources", i, "skipped", j)
+		}
+	}
 	if (s.Rows == "") != (s.Events == "") {
 		return c.fail("rows and events go together: events is the map that counts what rows are printed of", nil, "sources", i)
 	}

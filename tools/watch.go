@@ -59,7 +59,7 @@ func (m *Manager) check(ctx context.Context) {
 		cancel()
 	}
 	for _, r := range m.runners() {
-		r.countMisses(m.stats)
+		r.countSkipped(m.stats)
 		if fault := r.fails(m.cfg); fault != "" {
 			r.kill(fault)
 		}

@@ -68,7 +68,9 @@ func snmpValue(text, prefix, name string) (float64, error) {
 
 // Retransmits are forced in a network namespace of their own by dropping what
 // arrives. The counters must equal the kernel's: RetransSegs counts a tail loss
-// probe and a SYN-ACK like any other segment that is sent again, and so do we.
+// probe and a SYN-ACK like any other segment that is sent again, and so do we,
+// also those whose timer interrupted another BPF program, of which nothing but
+// that is known.
 func TestLiveRetransmits(t *testing.T) {
 	needLive(t, "/usr/sbin/nft", "/usr/sbin/ip")
 	e := startExporter(t)
@@ -94,11 +96,21 @@ func TestLiveRetransmits(t *testing.T) {
 				others := hostNow.retransmitted - host.retransmitted
 				t.Logf("sent again: %v, and %v outside the namespace; tail loss probes: %v", kernel.retransmitted, others, kernel.probes)
 				e.expectRise(t, before,
-					count{peerRetransmits, labels{"peer": c.host}, kernel.retransmitted},
 					count{retransmits, nil, kernel.retransmitted + others},
-					count{retransmits, labels{"kind": "tlp"}, kernel.probes + hostNow.probes - host.probes},
+					count{peerRetransmits, nil, kernel.retransmitted + others},
 				)
 				now := e.scrape(t)
+				rise := func(metric string, which labels) float64 { return now.sum(metric, which) - before.sum(metric, which) }
+				// Of these the kernel skipped the probe: see skipped in the tool's definition.
+				unknown := rise(retransmits, labels{"kind": "unknown"})
+				if got := rise(peerRetransmits, labels{"peer": "unknown"}); got != unknown {
+					t.Errorf("%v of unknown kind, %v of an unknown peer: want the same", unknown, got)
+				}
+				expectUpTo(t, "of the peer", rise(peerRetransmits, labels{"peer": c.host}), kernel.retransmitted, unknown)
+				expectUpTo(t, "tail loss probes", rise(retransmits, labels{"kind": "tlp"}), kernel.probes+hostNow.probes-host.probes, unknown)
+				if unknown > 0 {
+					return // it may be any of those below
+				}
 				for _, kind := range c.kinds {
 					for _, state := range c.states {
 						which := labels{"kind": kind, "state": state, "family": c.family}
@@ -110,6 +122,14 @@ func TestLiveRetransmits(t *testing.T) {
 			})
 		}
 	})
+}
+
+// expectUpTo checks a count of which some may not be told from others.
+func expectUpTo(t *testing.T, what string, got, want, unknown float64) {
+	t.Helper()
+	if got > want || got < want-unknown {
+		t.Errorf("%s: %v, want %v, less at most %v that are unknown", what, got, want, unknown)
+	}
 }
 
 func mustReadKernelTCP(t *testing.T) kernelTCP {
@@ -150,9 +170,6 @@ func retransmitsHelper(args []string) error {
 	if err := commands([]string{"ip", "link", "set", "lo", "up"}, []string{"ip", "address", "add", address + bits, "dev", "lo", "nodad"}); err != nil {
 		return err
 	}
-	if err := awaitRoute(address); err != nil {
-		return err
-	}
 	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return err
@@ -173,18 +190,15 @@ func retransmitsHelper(args []string) error {
 	return err
 }
 
-// awaitRoute waits until the host can reach an address of its own: the kernel
-// adds the route of an IPv6 address from a work queue (addrconf_dad_work), also
-// with nodad. Connecting a UDP socket sends nothing.
-func awaitRoute(address string) error {
+// dialReachable connects. The kernel adds the routes of an IPv6 address from
+// work queues (addrconf_dad_work), also with nodad, and until it is done with
+// that nothing reaches the address.
+func dialReachable(address string) (net.Conn, error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		c, err := net.Dial("udp", net.JoinHostPort(address, "9"))
-		if err == nil {
-			return c.Close()
-		}
-		if time.Now().After(deadline) {
-			return err
+		c, err := net.Dial("tcp", address)
+		if !errors.Is(err, syscall.ENETUNREACH) || time.Now().After(deadline) {
+			return c, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -214,7 +228,7 @@ func lossySession(address, rule string, established bool) error {
 		}
 		time.AfterFunc(1500*time.Millisecond, func() { _ = commands([]string{"nft", "delete table inet live"}) })
 	}
-	c, err := net.Dial("tcp", address)
+	c, err := dialReachable(address)
 	if err != nil {
 		return err
 	}
