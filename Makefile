@@ -15,13 +15,14 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
 TEST_PACKAGES  := prometheus nftables iproute2
 
-.PHONY: all build run deps deps-tools deps-test test lint race fuzz bench clean
+.PHONY: all build run deps deps-tools deps-test test lint race fuzz bench package release clean
 
 all: build
 
 # One static binary.
+BINARY_PATH ?= $(BINARY)
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/$(BINARY)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY_PATH) ./cmd/$(BINARY)
 
 # Installs the tools if missing, builds, and starts the exporter, as root.
 # Flags go into ARGS: make run ARGS=--log.level=debug
@@ -65,5 +66,13 @@ bench: build
 	$(GO) test -run '^$$' -bench . -benchmem ./collector ./tools/...
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 20m ./cmd/$(BINARY)
 
+# The deb and the rpm for this architecture, in dist/.
+package: build
+	packaging/package.sh $(shell $(GO) env GOARCH)
+
+# deb, rpm, tar archive and SBOM for all architectures, with checksums.
+release: build
+	RELEASE=1 packaging/package.sh amd64 arm64
+
 clean:
-	rm -f $(BINARY)
+	rm -rf $(BINARY) dist
