@@ -15,7 +15,7 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
 TEST_PACKAGES  := prometheus nftables iproute2
 
-.PHONY: all build run deps deps-tools deps-test test lint race fuzz bench package release clean
+.PHONY: all build run deps deps-tools deps-test test lint schema race fuzz bench package release clean
 
 all: build
 
@@ -47,6 +47,10 @@ lint:
 	$(GO) vet ./...
 	@bad="$$($(GO) list -f '{{.ImportPath}} {{.Imports}}' ./... | grep -w os/exec | grep -v /tools/process)"; \
 		test -z "$$bad" || { echo "only tools/process may import os/exec:"; echo "$$bad"; exit 1; }
+
+# Checks the dashboards against Grafana's own types; needs npm.
+schema:
+	cd dashboards/schema && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent check
 
 race:
 	$(GO) test -race -timeout 30m ./...
