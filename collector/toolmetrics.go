@@ -35,7 +35,7 @@ var statusMetrics = []struct {
 	kind  prometheus.ValueType
 	value func(*tools.Status) float64
 }{
-	{toolDesc("bpf_tool_up", "Whether the tool is attached and answers."),
+	{toolDesc("bpf_tool_up", "Whether the tool is attached and answers, or can be run on demand."),
 		gauge, up},
 	{toolDesc("bpf_tool_events_total", "Events that the tool counted."),
 		counter, func(s *tools.Status) float64 { return float64(s.Events) }},
@@ -66,7 +66,7 @@ func collectStatus(out chan<- prometheus.Metric, s tools.Status) {
 	for _, m := range statusMetrics {
 		out <- toolMetric(m.desc, m.kind, m.value(&s), name)
 	}
-	if s.State == tools.Up && s.Source != nil {
+	if up(&s) == 1 && s.Source != nil {
 		schema, sum := histograms(&s)
 		out <- toolMetric(infoDesc, gauge, 1, name, s.Source.Backend, s.Version, schema, sum)
 	}
@@ -105,7 +105,7 @@ func toolMetric(desc *prometheus.Desc, kind prometheus.ValueType, value float64,
 }
 
 func up(s *tools.Status) float64 {
-	if s.State == tools.Up {
+	if s.State == tools.Up || s.State == tools.Idle {
 		return 1
 	}
 	return 0

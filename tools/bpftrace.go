@@ -64,13 +64,21 @@ func compose(members []*member, canAsk bool) (string, error) {
 // bpftraceEnv bounds maps and strings. Older versions know the first, newer
 // ones the second name of each, and warn of the other. glibc keeps one arena
 // and gives memory back.
-func bpftraceEnv(version backend.Version) []string {
+func bpftraceEnv(version backend.Version, keys int) []string {
 	env := append(process.DefaultEnv(), "BPFTRACE_PERF_RB_PAGES=64", "MALLOC_ARENA_MAX=1", "MALLOC_TRIM_THRESHOLD_=65536", "MALLOC_TOP_PAD_=0")
-	if version.Less(backend.Version{0, 19}) {
-		return append(env, "BPFTRACE_STRLEN=200", fmt.Sprintf("BPFTRACE_MAP_KEYS_MAX=%d", mapKeys))
+	if version.Less(backend.Version{0, 18}) {
+		// Else it reads the symbols of a program again for each frame. What runs
+		// twice at different addresses has names only in one of them.
+		env = append(env, "BPFTRACE_CACHE_USER_SYMBOLS=1")
 	}
-	return append(env, "BPFTRACE_MAX_STRLEN=512", fmt.Sprintf("BPFTRACE_MAX_MAP_KEYS=%d", mapKeys))
+	if version.Less(backend.Version{0, 19}) {
+		return append(env, "BPFTRACE_STRLEN=200", fmt.Sprintf("BPFTRACE_MAP_KEYS_MAX=%d", keys))
+	}
+	return append(env, "BPFTRACE_MAX_STRLEN=512", fmt.Sprintf("BPFTRACE_MAX_MAP_KEYS=%d", keys))
 }
+
+// stackKeys is how many different stacks are told apart.
+const stackKeys = 32768
 
 // bpftraceSpec is what it takes to start bpftrace.
 type bpftraceSpec struct {
@@ -96,11 +104,15 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 		os.Remove(file.Name())
 		return nil, err
 	}
+	keys, maxLine, wait := mapKeys, maxMapLine, grace
+	if members[0].source.Stacks != nil { // it is alone
+		keys, maxLine, wait = stackKeys, maxStacksLine, stacksGrace
+	}
 	c := &child{members: members, path: spec.path, attached: make(chan struct{}), started: time.Now(), answers: true, flush: func() {}}
 	c.process, err = process.Start(process.Spec{
 		Path: spec.path,
 		Args: []string{"-f", "json", "-B", "line", file.Name(), strconv.Itoa(os.Getpid()), orNone(spec.exclude), orNone(spec.port)},
-		Env:  bpftraceEnv(spec.version), MaxLine: maxMapLine, Grace: grace,
+		Env:  bpftraceEnv(spec.version, keys), MaxLine: maxLine, Grace: wait,
 		Stdout: c.message, Stderr: c.stderr,
 	})
 	if err != nil {
@@ -132,6 +144,11 @@ func orNone(s string) string {
 func (c *child) message(line []byte, cut bool) {
 	// At its end bpftrace prints all maps, also those that only scripts read.
 	if name, ok := output.MapName(line); ok && !c.wants(name) {
+		for _, m := range c.members {
+			if m.source.Stacks != nil && string(name) == "@"+m.source.Stacks.Map {
+				c.endStacks = append(c.endStacks[:0], line...)
+			}
+		}
 		return
 	}
 	message, err := output.ParseBPFtrace(line)

@@ -38,7 +38,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"columns-missing":         "probe/tool.yaml:28: columns: no columns",
 		"command-missing":         `probe/tool.yaml:28: command is missing: the tool's name and arguments, such as [biolatency, -D, "5"]`,
 		"command-path":            `probe/tool.yaml:29: command "/tmp/probe": want the tool's plain name; where it lies is found on each host`,
-		"command-with-maps":       "probe/tool.yaml:28: scripts, maps and rows are for backend bpftrace",
+		"command-with-maps":       "probe/tool.yaml:28: scripts, maps, rows and stacks are for backend bpftrace",
 		"comment-only":            "probe/tool.yaml: is empty: want at least name, help, sources and metrics",
 		"counter-name":            "probe/tool.yaml:8: metric bpf_probe_events: the name of a counter ends in _total",
 		"empty":                   "probe/tool.yaml: is empty: want at least name, help, sources and metrics",
@@ -50,7 +50,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"field-twice":             `probe/tool.yaml:3: field "pid" stands here twice`,
 		"field-type":              `probe/tool.yaml:3: field pid has type "integer": want string, int or float`,
 		"fields-list":             "probe/tool.yaml:3: fields is a mapping of name to type, such as {comm: string, pid: int}",
-		"format":                  `probe/tool.yaml:30: format "csv": want columns or log2`,
+		"format":                  `probe/tool.yaml:30: format "csv": want columns, log2 or folded`,
 		"help":                    "probe/tool.yaml:1: help is missing: say in one line what the tool shows",
 		"histogram-name":          "probe/tool.yaml:13: metric bpf_probe_latency: the name of a histogram ends in _seconds, its unit",
 		"histogram-without-value": "probe/tool.yaml:13: metric bpf_probe_seconds has no value for the libbpf-tools source to observe",
@@ -89,12 +89,24 @@ func TestInvalidDefinitions(t *testing.T) {
 		"metric-twice":            "probe/tool.yaml:13: metric bpf_probe_events_total stands here twice",
 		"metric-type":             `probe/tool.yaml:10: metric bpf_probe_events_total has type "gauge": want counter or histogram`,
 		"metrics-missing":         "probe/tool.yaml:1: metrics is missing: name at least one",
-		"mode":                    `probe/tool.yaml:3: mode "sometimes": want continuous`,
+		"mode":                    `probe/tool.yaml:3: mode "sometimes": want continuous or on-demand`,
 		"name":                    `probe/tool.yaml:1: name "Probe!": want small letters, digits and _, a letter first`,
 		"name-end":                `probe/tool.yaml:1: name "end" is reserved`,
 		"name-missing":            `probe/tool.yaml:1: name "": want small letters, digits and _, a letter first`,
 		"name-of-other-folder":    `probe/tool.yaml:1: name "other": want "probe", as the folder is called`,
 		"no-utf8":                 "probe/tool.yaml: is no YAML: incomplete UTF-8 octet sequence",
+		"arguments-option":        `probe/tool.yaml:30: arguments name option "least", which is not among options`,
+		"arguments-value":         "probe/tool.yaml:31: arguments: {slow}: want an option of type int or enum",
+		"arguments-words":         "probe/tool.yaml:30: want a list of words, not text `-x`",
+		"arguments-bpftrace":      "probe/tool.yaml:18: command, arguments, format and columns are for backends libbpf-tools and bcc",
+		"folded-continuous":       "probe/tool.yaml:11: format folded is for mode on-demand: its tools print when they end",
+		"folded-columns":          "probe/tool.yaml:11: format folded has no columns: they are comm and the stack",
+		"folded-histogram":        "probe/tool.yaml:10: format folded counts samples, and bpf_probe_seconds is no counter without a value",
+		"folded-label":            `probe/tool.yaml:11: bcc source does not give field "pid": set it from comm, or to 'unknown'`,
+		"stacks-continuous":       "probe/tool.yaml:14: stacks are for mode on-demand: bpftrace prints them when it ends",
+		"stacks-map":              "probe/tool.yaml:15: stacks: map @probe_gone is in none of the scripts",
+		"stacks-total":            "probe/tool.yaml:15: stacks: total @probe_gone is in none of the scripts",
+		"stacks-metric":           "probe/tool.yaml:15: stacks: map @probe_events cannot feed a metric too",
 		"option-type":             `probe/tool.yaml:6: option slow has type "float": want bool, int or enum`,
 		"option-bounds":           "probe/tool.yaml:7: option least: an int is bounded: want min and max, in this order",
 		"option-bounds-missing":   "probe/tool.yaml:7: option least: an int is bounded: want min and max, in this order",
@@ -123,7 +135,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"script-huge":             "probe/tool.yaml:21: script huge.bt: has 1048578 bytes: want at most 1048576",
 		"script-traversal":        `probe/tool.yaml:21: script "../other/probe.bt": want the name of a .bt file in this folder`,
 		"scripts-missing":         "probe/tool.yaml:18: scripts is missing: the .bt files of this folder",
-		"scripts-with-command":    "probe/tool.yaml:18: command, format and columns are for backends libbpf-tools and bcc",
+		"scripts-with-command":    "probe/tool.yaml:18: command, arguments, format and columns are for backends libbpf-tools and bcc",
 		"set-arguments":           "probe/tool.yaml:33: set seconds: scale takes 2 arguments, not 1",
 		"set-choose":              "probe/tool.yaml:33: set seconds: choose takes a value and then pairs, not 2 arguments",
 		"set-column":              `probe/tool.yaml:33: set seconds: no column "us"; there are: comm, pid, ms`,
@@ -191,13 +203,13 @@ func TestValidDefinitions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"probe", "latency", "execsnoop", "biolatency", "cachestat", "tcplife", "tcpretrans"} {
+	for _, name := range []string{"probe", "latency", "execsnoop", "biolatency", "cachestat", "tcplife", "tcpretrans", "runqlat", "profile"} {
 		if c.Tool(name) == nil {
 			t.Errorf("no tool %s", name)
 		}
 	}
-	if got := len(c.Tools()); got != 7 {
-		t.Errorf("%d tools, want 7", got)
+	if got := len(c.Tools()); got != 9 {
+		t.Errorf("%d tools, want 9", got)
 	}
 	probe, latency := c.Tool("probe"), c.Tool("latency")
 	if !probe.HasEvents() || latency.HasEvents() {

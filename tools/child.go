@@ -19,10 +19,16 @@ import (
 const (
 	maxMapLine  = 4 << 20
 	maxTextLine = 256 << 10
+	// maxStacksLine holds 32,000 different stacks of common depth.
+	maxStacksLine = 64 << 20
 )
 
 // grace is how long a tool has to end after SIGINT.
 const grace = 2 * time.Second
+
+// stacksGrace is that of a tool that looks up the symbols of its stacks when it
+// ends, which takes as long as there are programs and stacks.
+const stacksGrace = 20 * time.Second
 
 // A child is one process that serves one tool or, for bpftrace, several. It is
 // made anew for each start.
@@ -44,7 +50,10 @@ type child struct {
 	last    time.Time // of the last answer
 	flush   func()
 	answers bool // a bpftrace, which is asked for its values
-	retired bool // its accounts are settled; under the runner's lock
+	// endStacks is the line of stacks that a bpftrace printed when it ended;
+	// written by the goroutine that reads stdout.
+	endStacks []byte
+	retired   bool // its accounts are settled; under the runner's lock
 }
 
 // member is a tool with the source that a child serves it from.
@@ -145,9 +154,13 @@ func startText(m *member, path string, interest func(*process.Process)) (*child,
 	}
 	decoder := m.feed.lineDecoder()
 	c.flush = decoder.flush
+	wait := grace
+	if m.source.Format == folded {
+		wait = stacksGrace
+	}
 	env := append(process.DefaultEnv(), "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
 	p, err := process.Start(process.Spec{
-		Path: path, Args: args, Env: env, PTY: true, MaxLine: maxTextLine, Grace: grace,
+		Path: path, Args: args, Env: env, PTY: true, MaxLine: maxTextLine, Grace: wait,
 		Stdout: func(line []byte, cut bool) {
 			if isStartupError(line) && !c.isAttached() {
 				c.note(line)

@@ -12,7 +12,9 @@ type Definition struct {
 	Name string `yaml:"name"`
 	// Help says in one line what the tool shows.
 	Help string `yaml:"help"`
-	// Mode is "continuous".
+	// Mode is "continuous", which is the default, or "on-demand": such a tool
+	// runs for a while when somebody asks, and its options are what the
+	// request may set.
 	Mode string `yaml:"mode"`
 	// Default tells whether the tool runs unless it is switched off.
 	Default bool `yaml:"default"`
@@ -68,7 +70,10 @@ type Source struct {
 	// Command is the upstream tool's name and its arguments, in which {NAME}
 	// stands for the value of an option.
 	Command []string `yaml:"command"`
-	// Format is "columns" or "log2"; a bpftrace source has none.
+	// Arguments are added to the command for an option that does not have its
+	// default.
+	Arguments map[string][]string `yaml:"arguments"`
+	// Format is "columns", "log2" or "folded"; a bpftrace source has none.
 	Format string `yaml:"format"`
 	// Columns is the notation of a line (see output.NewColumns).
 	Columns string `yaml:"columns"`
@@ -94,6 +99,8 @@ type Source struct {
 	// says only that it did not run a script's probe, with all labels
 	// unknown: for scripts each of whose probes counts one event.
 	Skipped []string `yaml:"skipped"`
+	// Stacks is the map of sampled stacks, which is taken once, at the end.
+	Stacks *Stacks `yaml:"stacks"`
 	// Set computes fields from the source's own columns or map keys. A field
 	// that is not set has the value of the column of the same name.
 	Set map[string]string `yaml:"set"`
@@ -131,6 +138,16 @@ type Map struct {
 	Total string `yaml:"total"`
 }
 
+// Stacks is a bpftrace map of count() whose key is some integers, then kstack
+// and ustack.
+type Stacks struct {
+	Map string `yaml:"map"`
+	// Keys are the columns of the integers.
+	Keys []string `yaml:"keys"`
+	// Total is a scalar that counts the samples.
+	Total string `yaml:"total"`
+}
+
 // Metric is one metric family of a tool.
 type Metric struct {
 	Name string `yaml:"name"`
@@ -149,6 +166,19 @@ type Metric struct {
 
 // hasSlot tells whether the map counts buckets of a native histogram.
 func (m *Map) hasSlot() bool { return len(m.Keys) > 0 && m.Keys[len(m.Keys)-1] == "slot" }
+
+// OnDemand tells whether the tool runs only when somebody asks.
+func (d *Definition) OnDemand() bool { return d.Mode == onDemand }
+
+// Profiles tells whether the tool samples stacks.
+func (d *Definition) Profiles() bool {
+	for _, s := range d.Sources {
+		if s.Stacks != nil || s.Format == folded {
+			return true
+		}
+	}
+	return false
+}
 
 // HasField tells whether the tool has a field of that name.
 func (d *Definition) HasField(name string) bool {

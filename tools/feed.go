@@ -45,6 +45,8 @@ type feed struct {
 	limit    *rowLimit
 	now      func() time.Time
 
+	stacks func(output.Stack) // takes stacks, with comm and pid in Keys; nil drops them
+
 	labels map[*Metric][]expression
 	fields []expression // by the index of the field; nil if the source does not give it
 	maps   map[string]*mapFeed
@@ -81,6 +83,9 @@ func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *
 	}
 	for name, m := range s.Maps {
 		f.addMap(name, m)
+	}
+	if s.Stacks != nil {
+		f.addMap(s.Stacks.Total, nil)
 	}
 	for _, m := range s.Maps {
 		for _, helper := range []string{m.Total, m.Minus, s.Events, s.Lost} {
@@ -482,8 +487,11 @@ type lineDecoder struct {
 }
 
 func (f *feed) lineDecoder() lineDecoder {
-	if f.s.Format == "log2" {
+	switch f.s.Format {
+	case "log2":
 		return f.log2Decoder()
+	case folded:
+		return f.foldedDecoder()
 	}
 	columns, _ := output.NewColumns(f.s.Columns, f.s.Headers) // checked by the catalogue
 	var values []string
@@ -533,6 +541,67 @@ func (f *feed) log2Decoder() lineDecoder {
 		f.fault(log2.Flush())
 	}
 	return lineDecoder{line: line, flush: flush}
+}
+
+func (f *feed) foldedDecoder() lineDecoder {
+	line := func(b []byte, cut bool) {
+		stack, err := output.ParseFolded(b)
+		if cut && err == nil {
+			err = output.ErrLine
+		}
+		if err != nil {
+			f.fault(err)
+			return
+		}
+		f.takeStack(stack)
+	}
+	return lineDecoder{line: line, flush: func() {}}
+}
+
+// takeStack takes a stack of a text tool, each of which counts.
+func (f *feed) takeStack(s output.Stack) {
+	for _, m := range f.d.Metrics {
+		f.emit(Sample{Metric: m, Add: float64(s.Count)}, s.Keys)
+	}
+	f.passStack(s)
+}
+
+// takeStacks takes the map of stacks that a bpftrace prints when it ends. What
+// of it could not be read, or found no room in the map, is lost.
+func (f *feed) takeStacks(line []byte, hexAfter bool) {
+	total := f.maps["@"+f.s.Stacks.Total].sum
+	var taken uint64
+	columns := make([]string, len(f.s.columns))
+	err := output.EachStack(line, len(f.s.Stacks.Keys), hexAfter, func(s output.Stack) error {
+		if s.Count > total-taken {
+			return output.ErrLine // more than there were
+		}
+		taken += s.Count
+		for i, key := range f.s.Stacks.Keys {
+			columns[indexOf(f.s.columns, key)] = s.Keys[i]
+		}
+		s.Keys = columns
+		f.passStack(s)
+		return nil
+	})
+	f.fault(err)
+	f.counters.lost.Add(total - taken)
+}
+
+// passStack replaces the columns in front of a stack by comm and pid, as far as
+// the tool has such fields.
+func (f *feed) passStack(s output.Stack) {
+	if f.stacks == nil {
+		return
+	}
+	columns := s.Keys
+	s.Keys = make([]string, 2)
+	for i, field := range []string{"comm", "pid"} {
+		if at := f.d.Fields.index(field); at >= 0 && f.fields[at] != nil {
+			s.Keys[i] = f.fields[at].value(columns)
+		}
+	}
+	f.stacks(s)
 }
 
 // fault counts a line that made no sense.

@@ -62,6 +62,8 @@ type Manager struct {
 
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
+	found  chan struct{} // closed when it is known which sources may serve
+	taps   *taps
 
 	mu      sync.Mutex
 	shared  *child            // the bpftrace that answers, or nil
@@ -88,6 +90,8 @@ type tool struct {
 	candidates []*candidate
 	runner     *runner
 	restarts   map[string]uint64
+	runs       int   // on-demand runs that are going on
+	spent      spent // by those that are over
 }
 
 // candidate is a source that may serve on this host, with its program.
@@ -104,7 +108,9 @@ func NewManager(cfg Config) *Manager {
 	if cfg.RestartMaxDelay == 0 {
 		cfg.RestartMaxDelay = 10 * time.Second
 	}
-	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(),
+	taps := newTaps(cfg.Sink)
+	cfg.Sink = taps
+	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(), found: make(chan struct{}), taps: taps,
 		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
 	for _, d := range cfg.Catalog.Tools() {
 		t := &tool{def: d, options: cfg.Options[d.Name], enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
@@ -132,6 +138,7 @@ func (m *Manager) Start() {
 	go func() {
 		defer m.wait.Done()
 		m.findCandidates()
+		close(m.found)
 		m.attachAll(ctx)
 		debug.FreeOSMemory() // what only the start has needed
 	}()
@@ -167,6 +174,9 @@ func (m *Manager) findCandidates() {
 			t.candidates = append(t.candidates, &candidate{source: s, path: path})
 		}
 		m.settle(t)
+		if t.def.OnDemand() && len(t.candidates) > 0 {
+			t.setState(Idle)
+		}
 	}
 }
 
@@ -196,14 +206,27 @@ func (m *Manager) findBPFtrace() {
 // ordered are the sources of a tool that its options and the flags admit, the
 // preferred first.
 func (m *Manager) ordered(d *Definition) []*Source {
+	return m.orderedFor(d, m.cfg.Options[d.Name])
+}
+
+func (m *Manager) orderedFor(d *Definition, options map[string]string) []*Source {
 	backends := m.cfg.Backends
 	if pin := m.cfg.Pinned[d.Name]; pin != "" {
 		backends = []string{pin}
 	}
 	var sources []*Source
+	if slices.Equal(backends, backend.Names) {
+		// Nobody chose an order: the definition's.
+		for _, s := range d.Sources {
+			if wanted(d, s, options) {
+				sources = append(sources, s)
+			}
+		}
+		return sources
+	}
 	for _, name := range backends {
 		for _, s := range d.Sources {
-			if s.Backend == name && m.wanted(d, s) {
+			if s.Backend == name && wanted(d, s, options) {
 				sources = append(sources, s)
 			}
 		}
@@ -211,9 +234,9 @@ func (m *Manager) ordered(d *Definition) []*Source {
 	return sources
 }
 
-func (m *Manager) wanted(d *Definition, s *Source) bool {
+func wanted(d *Definition, s *Source, options map[string]string) bool {
 	for option, value := range s.When {
-		if d.option(option, m.cfg.Options[d.Name]) != value {
+		if d.option(option, options) != value {
 			return false
 		}
 	}
@@ -260,7 +283,7 @@ func (m *Manager) attachAll(ctx context.Context) {
 		var wait sync.WaitGroup
 		pending := false
 		for _, t := range m.tools {
-			if !t.enabled || len(t.candidates) == 0 {
+			if !t.enabled || t.def.OnDemand() || len(t.candidates) == 0 {
 				continue
 			}
 			if t.candidates[0].source.Backend == backend.BPFtrace {
@@ -461,6 +484,7 @@ func (t *tool) status() Status {
 	if t.runner != nil {
 		t.runner.cost(&s)
 	}
+	t.spent.addTo(&s)
 	return s
 }
 

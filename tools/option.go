@@ -120,10 +120,17 @@ func (d *Definition) expandOptions(pattern *regexp.Regexp, text string, values m
 	return expanded, failed
 }
 
-// arguments are those of a text source's command.
+// arguments are those of a text source's command, and those of the options that
+// do not have their default.
 func (d *Definition) arguments(s *Source, values map[string]string) ([]string, error) {
-	args := make([]string, 0, len(s.Command))
-	for _, arg := range s.Command[1:] {
+	words := slices.Clone(s.Command[1:])
+	for _, name := range sortedKeys(s.Arguments) {
+		if d.option(name, values) != d.Options[name].Initial() {
+			words = append(words, s.Arguments[name]...)
+		}
+	}
+	args := make([]string, 0, len(words))
+	for _, arg := range words {
 		expanded, err := d.expandOptions(optionInArgument, arg, values)
 		if err != nil {
 			return nil, err
@@ -185,10 +192,27 @@ func (c *checker) checkOptionType(name string, o Option) error {
 // put there.
 func (c *checker) checkArguments(i int, s *Source) error {
 	for j, arg := range s.Command {
-		for _, use := range optionInArgument.FindAllStringSubmatch(arg, -1) {
-			if o, ok := c.d.Options[use[1]]; !ok || o.IsBool() {
-				return c.fail("command: %s: want an option of type int or enum", a(use[0]), "sources", i, "command", j)
+		if err := c.checkArgument(arg, "command", "sources", i, "command", j); err != nil {
+			return err
+		}
+	}
+	for _, name := range sortedKeys(s.Arguments) {
+		if _, ok := c.d.Options[name]; !ok {
+			return c.fail("arguments name option %q, which is not among options", a(name), "sources", i, "arguments", name)
+		}
+		for j, arg := range s.Arguments[name] {
+			if err := c.checkArgument(arg, "arguments", "sources", i, "arguments", name, j); err != nil {
+				return err
 			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) checkArgument(arg, key string, at ...any) error {
+	for _, use := range optionInArgument.FindAllStringSubmatch(arg, -1) {
+		if o, ok := c.d.Options[use[1]]; !ok || o.IsBool() {
+			return c.fail("%s: %s: want an option of type int or enum", a(key, use[0]), at...)
 		}
 	}
 	return nil

@@ -107,8 +107,7 @@ func TestWhen(t *testing.T) {
 		{map[string]string{"mode": "slow-1"}, false},
 		{map[string]string{"mode": "slow-1", "loud": "true"}, true},
 	} {
-		m := &Manager{cfg: Config{Options: map[string]map[string]string{"probe": c.values}}}
-		if got := m.wanted(d, d.Sources[0]); got != c.want {
+		if got := wanted(d, d.Sources[0], c.values); got != c.want {
 			t.Errorf("%v: %v", c.values, got)
 		}
 	}

@@ -108,7 +108,9 @@ func (r *runner) try(ctx context.Context) error {
 		err = c.awaitText(ctx)
 	}
 	if err != nil {
-		r.stopChild(context.Background())
+		stop, cancel := context.WithTimeout(context.Background(), grace)
+		defer cancel()
+		r.stopChild(stop)
 		return err
 	}
 	return nil

@@ -11,6 +11,7 @@ const (
 	Starting State = "starting" // a source is being tried, or started again
 	Up       State = "up"       // a source is attached and answers
 	Down     State = "down"     // given up: no source serves on this host
+	Idle     State = "idle"     // on demand: a source may serve, and nobody asks
 )
 
 // Status is all that is known of a tool at one moment.

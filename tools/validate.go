@@ -101,6 +101,7 @@ var yamlType = regexp.MustCompile("^cannot unmarshal !!(seq|map|str|int|float|bo
 var yamlKinds = strings.NewReplacer("[]*tools.Source", "a list of sources", "[]*tools.Metric", "a list of metrics",
 	"map[string]*tools.Map", "a mapping of maps", "map[string]tools.Option", "a mapping of options",
 	"map[string]string", "a mapping", "[]string", "a list of words",
+	"map[string][]string", "a mapping to lists of words", "tools.Stacks", "a mapping",
 	"tools.Definition", "a mapping", "tools.Source", "a mapping", "tools.Metric", "a mapping", "tools.Map", "a mapping",
 	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping",
 	"seq", "a list", "map", "a mapping", "string", "text", "str", "text", "bool", "true or false",
@@ -163,6 +164,13 @@ func childNode(node *yaml.Node, step any) *yaml.Node {
 	return nil
 }
 
+// The modes of a definition, and a format that only one of them can have.
+const (
+	continuous = "continuous"
+	onDemand   = "on-demand"
+	folded     = "folded"
+)
+
 func (c *checker) check(name string) error {
 	d := c.d
 	switch {
@@ -174,8 +182,8 @@ func (c *checker) check(name string) error {
 		return c.fail("name %q is reserved", a(d.Name), "name")
 	case d.Help == "":
 		return c.fail("help is missing: say in one line what the tool shows", nil)
-	case d.Mode != "" && d.Mode != "continuous":
-		return c.fail("mode %q: want continuous", a(d.Mode), "mode")
+	case d.Mode != "" && d.Mode != continuous && d.Mode != onDemand:
+		return c.fail("mode %q: want continuous or on-demand", a(d.Mode), "mode")
 	case len(d.Sources) == 0:
 		return c.fail("sources is missing: name at least one", nil)
 	case len(d.Metrics) == 0:
@@ -186,6 +194,9 @@ func (c *checker) check(name string) error {
 		if err := check(); err != nil {
 			return err
 		}
+	}
+	if d.Mode == "" {
+		d.Mode = continuous
 	}
 	return nil
 }
@@ -344,8 +355,8 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 		return c.fail("command is missing: the tool's name and arguments, such as [biolatency, -D, \"5\"]", nil, "sources", i)
 	case !toolName.MatchString(s.Command[0]):
 		return c.fail("command %q: want the tool's plain name; where it lies is found on each host", a(s.Command[0]), "sources", i, "command", 0)
-	case len(s.Scripts) > 0 || len(s.Maps) > 0 || s.Rows != "":
-		return c.fail("scripts, maps and rows are for backend bpftrace", nil, "sources", i)
+	case len(s.Scripts) > 0 || len(s.Maps) > 0 || s.Rows != "" || s.Stacks != nil:
+		return c.fail("scripts, maps, rows and stacks are for backend bpftrace", nil, "sources", i)
 	case s.Format == "log2" && !(s.Unit > 0 && s.Unit <= 1):
 		return c.fail("unit: want the seconds in one unit of the histogram, such as 1e-6 for usecs", nil, "sources", i, "unit")
 	case s.Interval < 0:
@@ -364,11 +375,16 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 	case "log2":
 		// The keys of a section line, such as "disk", are what there is.
 		s.columns = strings.Fields(s.Columns)
+	case folded:
+		s.columns = []string{"comm"}
 	default:
-		return c.fail("format %q: want columns or log2", a(s.Format), "sources", i, "format")
+		return c.fail("format %q: want columns, log2 or folded", a(s.Format), "sources", i, "format")
 	}
 	if err := c.compileSet(i, s, s.columns); err != nil {
 		return err
+	}
+	if s.Format == folded {
+		return c.checkFolded(i, s)
 	}
 	if s.Format == "log2" {
 		return c.checkLog2(i, s)
@@ -393,6 +409,41 @@ func (c *checker) checkLog2(i int, s *Source) error {
 	return c.checkComputed(i, s, s.columns, first.Labels)
 }
 
+// checkFolded checks a source that prints stacks when it ends.
+func (c *checker) checkFolded(i int, s *Source) error {
+	switch {
+	case c.d.Mode != onDemand:
+		return c.fail("format folded is for mode on-demand: its tools print when they end", nil, "sources", i, "format")
+	case s.Columns != "" || len(s.Headers) > 0:
+		return c.fail("format folded has no columns: they are comm and the stack", nil, "sources", i)
+	}
+	for j, m := range c.d.Metrics {
+		if m.Type != "counter" || m.Value != "" {
+			return c.fail("format folded counts samples, and %s is no counter without a value", a(m.Name), "metrics", j)
+		}
+		if err := c.checkComputed(i, s, s.columns, m.Labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkStacks checks the map of stacks of a source that runs bpftrace.
+func (c *checker) checkStacks(i int, s *Source) error {
+	at := []any{"sources", i, "stacks"}
+	switch {
+	case c.d.Mode != onDemand:
+		return c.fail("stacks are for mode on-demand: bpftrace prints them when it ends", nil, at...)
+	case !c.mapInScripts(s, s.Stacks.Map):
+		return c.fail("stacks: map @%s is in none of the scripts", a(s.Stacks.Map), append(at, "map")...)
+	case !c.mapInScripts(s, s.Stacks.Total):
+		return c.fail("stacks: total @%s is in none of the scripts", a(s.Stacks.Total), append(at, "total")...)
+	case s.Maps[s.Stacks.Map] != nil:
+		return c.fail("stacks: map @%s cannot feed a metric too", a(s.Stacks.Map), append(at, "map")...)
+	}
+	return nil
+}
+
 // checkScripts checks a source that runs bpftrace.
 func (c *checker) checkScripts(i int, s *Source) error {
 	switch {
@@ -400,8 +451,8 @@ func (c *checker) checkScripts(i int, s *Source) error {
 		return c.fail("scripts is missing: the .bt files of this folder", nil, "sources", i)
 	case len(s.Maps) == 0:
 		return c.fail("maps is missing: what the scripts count in", nil, "sources", i)
-	case len(s.Command) > 0 || s.Format != "" || s.Columns != "":
-		return c.fail("command, format and columns are for backends libbpf-tools and bcc", nil, "sources", i)
+	case len(s.Command) > 0 || len(s.Arguments) > 0 || s.Format != "" || s.Columns != "":
+		return c.fail("command, arguments, format and columns are for backends libbpf-tools and bcc", nil, "sources", i)
 	}
 	for j, name := range s.Scripts {
 		if err := c.checkScript(s, name, "sources", i, "scripts", j); err != nil {
@@ -430,6 +481,12 @@ func (c *checker) checkScripts(i int, s *Source) error {
 		return c.fail("rows and events go together: events is the map that counts what rows are printed of", nil, "sources", i)
 	}
 	all := slices.Clone(s.columns)
+	if s.Stacks != nil {
+		if err := c.checkStacks(i, s); err != nil {
+			return err
+		}
+		all = append(all, s.Stacks.Keys...)
+	}
 	for _, name := range sortedKeys(s.Maps) {
 		for _, key := range append(slices.Clone(s.Maps[name].Keys), sortedKeys(s.Maps[name].With)...) {
 			if !slices.Contains(all, key) {
