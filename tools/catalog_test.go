@@ -452,7 +452,7 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 	if d.Help != "My own." || d.Metric("bpf_execsnoop_execs_total") != nil || d.Metric("bpf_mine_total") == nil {
 		t.Errorf("the built-in tool is still there: %+v", d)
 	}
-	if len(c.Tools()) != 5 {
-		t.Errorf("%d tools, want 5", len(c.Tools()))
+	if len(c.Tools()) != 7 {
+		t.Errorf("%d tools, want 7", len(c.Tools()))
 	}
 }
