@@ -139,6 +139,9 @@ func TestExpandMacros(t *testing.T) {
 			t.Errorf("%q becomes %q", script, got)
 		}
 	}
+	if got := expandMacros("$op = operation(args->rwbs);"); !strings.HasPrefix(got, "$op_text = (uint16 *)args->rwbs;") || !strings.Contains(got, "$op = (uint64)4;") {
+		t.Errorf("operation becomes\n%s", got)
+	}
 	got := expandMacros("$NS = schema3($SLOT); print($NSLOTS);")
 	if !strings.Contains(got, "($SLOT * 140737)") || !strings.Contains(got, "$NS = $s3_exp * 8;") || !strings.HasSuffix(got, "} print($NSLOTS);") {
 		t.Errorf("names that are like the macro's own:\n%s", got)
@@ -153,7 +156,7 @@ func TestBuiltinScriptsExpand(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(text, "schema3(") {
+			if strings.Contains(text, "schema3(") || strings.Contains(text, "operation(") {
 				t.Errorf("%s: a macro is left in\n%s", d.Name, text)
 			}
 		}

@@ -13,7 +13,7 @@ const SlotOffset = 239
 // maxSlot is the last slot of schema3().
 const maxSlot = 40*8 + 7
 
-// schema3 matches the one macro that scripts may use, as a statement:
+// schema3 matches a macro that scripts may use, as a statement:
 //
 //	$slot = schema3($ns);
 //
@@ -53,9 +53,35 @@ if ($s3_mantissa >= 1554944255988) {
   }
 }`
 
+// operation matches the other macro:
+//
+//	$op = operation(args->rwbs);
+//
+// It tells what a block request does from the first letters of rwbs
+// (blk_fill_rwbs in kernel/trace/blktrace.c): 1 read, 2 write, 3 discard, 4
+// flush, 0 anything else. They are compared as one little-endian number: bpftrace
+// copies a string anew for each comparison, and the bytes behind its NUL are
+// whatever was there before, which would make many keys of one. FW is a flush
+// before the write.
+var operation = regexp.MustCompile(`(\$\w+) = operation\((args->rwbs)\);`)
+
+const operationBody = `$op_text = (uint16 *)RWBS;
+$op_two = *$op_text;
+$op_one = $op_two & 255;
+OP = (uint64)0;
+if ($op_one == 82) { OP = (uint64)1; }
+if ($op_one == 87 || $op_two == 22342) { OP = (uint64)2; }
+if ($op_one == 68) { OP = (uint64)3; }
+if ($op_one == 70 && $op_two != 22342) { OP = (uint64)4; }`
+
 func expandMacros(script string) string {
-	return schema3.ReplaceAllStringFunc(script, func(statement string) string {
-		names := schema3.FindStringSubmatch(statement)
-		return strings.NewReplacer("SLOT", names[1], "NS", names[2]).Replace(schema3Body)
+	script = expand(script, schema3, schema3Body, "SLOT", "NS")
+	return expand(script, operation, operationBody, "OP", "RWBS")
+}
+
+func expand(script string, macro *regexp.Regexp, body, result, argument string) string {
+	return macro.ReplaceAllStringFunc(script, func(statement string) string {
+		names := macro.FindStringSubmatch(statement)
+		return strings.NewReplacer(result, names[1], argument, names[2]).Replace(body)
 	})
 }
