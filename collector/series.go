@@ -40,6 +40,12 @@ type family struct {
 	buf        []byte // of key
 }
 
+// buckets are a histogram of any kind.
+type buckets interface {
+	add(s tools.Sample)
+	write() *dto.Histogram
+}
+
 // A series is one set of label values with its counter or histogram. It is a
 // prometheus.Metric.
 type series struct {
@@ -50,7 +56,7 @@ type series struct {
 	changed   time.Time
 	element   *list.Element // of family.recent; nil for an overflow series
 	value     float64       // of a counter
-	histogram *histogram    // nil for a counter
+	histogram buckets       // nil for a counter
 }
 
 func newFamily(tool string, m *tools.Metric, cfg Config) (*family, error) {
@@ -122,6 +128,9 @@ func (f *family) takes(s tools.Sample) bool {
 	if s.Add < 0 || math.IsNaN(s.Add) || math.IsInf(s.Add, 0) {
 		return false
 	}
+	if f.metric.Type == "histogram" && f.metric.Width != 0 {
+		return s.Schema >= 0 && s.Schema <= tools.MaxDoublings && s.Index >= 0 && s.Index < tools.LinearBuckets
+	}
 	return f.metric.Type == "counter" || (s.Schema >= 0 && s.Schema <= maxSchema)
 }
 
@@ -185,6 +194,9 @@ func (f *family) add(labels []string) *series {
 	}
 	if f.metric.Type == "histogram" {
 		s.histogram = newHistogram()
+		if f.metric.Width != 0 {
+			s.histogram = &linear{width: f.metric.Width}
+		}
 	}
 	f.series[s.key] = s
 	return s

@@ -50,7 +50,20 @@ func TestInvalidDefinitions(t *testing.T) {
 		"field-twice":             `probe/tool.yaml:3: field "pid" stands here twice`,
 		"field-type":              `probe/tool.yaml:3: field pid has type "integer": want string, int or float`,
 		"fields-list":             "probe/tool.yaml:3: fields is a mapping of name to type, such as {comm: string, pid: int}",
-		"format":                  `probe/tool.yaml:30: format "csv": want columns, log2 or folded`,
+		"format":                  `probe/tool.yaml:30: format "json": want columns, csv, pattern, log2 or folded`,
+		"csv-column":              `probe/tool.yaml:31: columns: column "comm/16": want a name and perhaps a type: CSV has no widths and no rest of the line`,
+		"csv-columns-missing":     "probe/tool.yaml:28: columns: no columns",
+		"pattern":                 "probe/tool.yaml:31: pattern: error parsing regexp: missing closing ): `(?P<comm>.*) (?P<pid>[0-9]+`",
+		"pattern-groups":          "probe/tool.yaml:31: pattern: no named groups, such as (?P<pid>[0-9]+)",
+		"pattern-missing":         "probe/tool.yaml:28: pattern: no named groups, such as (?P<pid>[0-9]+)",
+		"pattern-with-columns":    "probe/tool.yaml:32: pattern is for format pattern",
+		"shown-field":             `probe/tool.yaml:33: no field "ms"; there are: comm, pid, seconds`,
+		"shown-string":            "probe/tool.yaml:33: shown: field comm is a string: want an int or float field",
+		"shown-option":            `probe/tool.yaml:33: shown: option "slow": want an option of type int`,
+		"shown-scale":             "probe/tool.yaml:34: shown: scale 0: want a factor above 0",
+		"shown-with-scripts":      "probe/tool.yaml:19: command, arguments, format, columns, pattern and shown are for backends libbpf-tools and bcc",
+		"width":                   "probe/tool.yaml:16: metric bpf_probe_seconds: width 0.5: want the least width of a bucket, 1 to 1.125899906842624e+15",
+		"width-of-counter":        "probe/tool.yaml:11: metric bpf_probe_events_total: width is for a linear histogram",
 		"help":                    "probe/tool.yaml:1: help is missing: say in one line what the tool shows",
 		"histogram-name":          "probe/tool.yaml:13: metric bpf_probe_latency: the name of a histogram ends in _seconds, its unit",
 		"histogram-without-value": "probe/tool.yaml:13: metric bpf_probe_seconds has no value for the libbpf-tools source to observe",
@@ -63,7 +76,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"label-reserved":          `probe/tool.yaml:11: label "le" is reserved: choose another name`,
 		"label-twice":             `probe/tool.yaml:11: label "comm" stands here twice`,
 		"label-unknown":           `probe/tool.yaml:11: no field "uid"; there are: comm, pid, seconds`,
-		"log2-counter":            "probe/tool.yaml:12: format log2 fills the first metric, and bpf_probe_total is no histogram",
+		"log2-counter":            "probe/tool.yaml:12: format log2 fills the first metric, and bpf_probe_total is no histogram of seconds",
 		"log2-label":              `probe/tool.yaml:10: bcc source does not give field "operation": set it from disk, or to 'unknown'`,
 		"lost-no-map":             "probe/tool.yaml:27: lost: map @probe_gone is in none of the scripts",
 		"skipped":                 `probe/tool.yaml:27: skipped names "bpf_probe_seconds": want one of metrics, a counter of events`,
@@ -98,7 +111,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"arguments-option":        `probe/tool.yaml:30: arguments name option "least", which is not among options`,
 		"arguments-value":         "probe/tool.yaml:31: arguments: {slow}: want an option of type int or enum",
 		"arguments-words":         "probe/tool.yaml:30: want a list of words, not text `-x`",
-		"arguments-bpftrace":      "probe/tool.yaml:18: command, arguments, format and columns are for backends libbpf-tools and bcc",
+		"arguments-bpftrace":      "probe/tool.yaml:18: command, arguments, format, columns, pattern and shown are for backends libbpf-tools and bcc",
 		"folded-continuous":       "probe/tool.yaml:11: format folded is for mode on-demand: its tools print when they end",
 		"folded-columns":          "probe/tool.yaml:11: format folded has no columns: they are comm and the stack",
 		"folded-histogram":        "probe/tool.yaml:10: format folded counts samples, and bpf_probe_seconds is no counter without a value",
@@ -135,13 +148,13 @@ func TestInvalidDefinitions(t *testing.T) {
 		"script-huge":             "probe/tool.yaml:21: script huge.bt: has 1048578 bytes: want at most 1048576",
 		"script-traversal":        `probe/tool.yaml:21: script "../other/probe.bt": want the name of a .bt file in this folder`,
 		"scripts-missing":         "probe/tool.yaml:18: scripts is missing: the .bt files of this folder",
-		"scripts-with-command":    "probe/tool.yaml:18: command, arguments, format and columns are for backends libbpf-tools and bcc",
+		"scripts-with-command":    "probe/tool.yaml:18: command, arguments, format, columns, pattern and shown are for backends libbpf-tools and bcc",
 		"set-arguments":           "probe/tool.yaml:33: set seconds: scale takes 2 arguments, not 1",
 		"set-choose":              "probe/tool.yaml:33: set seconds: choose takes a value and then pairs, not 2 arguments",
 		"set-column":              `probe/tool.yaml:33: set seconds: no column "us"; there are: comm, pid, ms`,
 		"secret":                  `probe/tool.yaml:4: no field "argv"; there are: comm, pid, seconds`,
 		"set-field":               `probe/tool.yaml:33: no field "millis"; there are: comm, pid, seconds`,
-		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, family, flags, scale, service_port, tcp_state`,
+		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, exit_signal, exit_status, family, flags, number, offset, path, rwbs, scale, service_port, sum, syscall, tcp_state`,
 		"set-rest":                `probe/tool.yaml:33: set seconds: unexpected "/ 2" after "scale(ms, '1e-3')"`,
 		"set-syntax":              `probe/tool.yaml:33: set seconds: scale(...): want , or ) at ""`,
 		"source-empty":            "probe/tool.yaml:34: this source is empty",
@@ -208,8 +221,8 @@ func TestValidDefinitions(t *testing.T) {
 			t.Errorf("no tool %s", name)
 		}
 	}
-	if got := len(c.Tools()); got != 9 {
-		t.Errorf("%d tools, want 9", got)
+	if got, want := len(c.Tools()), len(builtins(t).Tools())+2; got != want {
+		t.Errorf("%d tools, want %d", got, want)
 	}
 	probe, latency := c.Tool("probe"), c.Tool("latency")
 	if !probe.HasEvents() || latency.HasEvents() {
@@ -452,7 +465,7 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 	if d.Help != "My own." || d.Metric("bpf_execsnoop_execs_total") != nil || d.Metric("bpf_mine_total") == nil {
 		t.Errorf("the built-in tool is still there: %+v", d)
 	}
-	if len(c.Tools()) != 7 {
-		t.Errorf("%d tools, want 7", len(c.Tools()))
+	if got, want := len(c.Tools()), len(builtins(t).Tools()); got != want {
+		t.Errorf("%d tools, want %d", got, want)
 	}
 }

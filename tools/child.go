@@ -67,7 +67,7 @@ type member struct {
 }
 
 func newMember(t *tool, s *Source, sink Sink, own *ownDoings) *member {
-	m := &member{tool: t, source: s, feed: newFeed(t.def, s, sink, t.ring, &t.counters, own)}
+	m := &member{tool: t, source: s, feed: newFeed(t.def, s, t.options, sink, t.ring, &t.counters, own)}
 	if s.Rows != "" {
 		m.rows, _ = output.NewColumns(s.Rows, nil) // checked by the catalogue
 	}

@@ -3,6 +3,9 @@ package tools
 import (
 	"io/fs"
 	"strings"
+
+	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/output"
 )
 
 // A Definition is one tool of the catalogue: the content of its tool.yaml.
@@ -73,14 +76,21 @@ type Source struct {
 	// Arguments are added to the command for an option that does not have its
 	// default.
 	Arguments map[string][]string `yaml:"arguments"`
-	// Format is "columns", "log2" or "folded"; a bpftrace source has none.
+	// Format is "columns", "csv", "pattern", "log2" or "folded"; a bpftrace
+	// source has none.
 	Format string `yaml:"format"`
-	// Columns is the notation of a line (see output.NewColumns).
+	// Columns is the notation of a line (see output.NewColumns), or of the
+	// columns of a CSV file that matter (see output.NewCSV).
 	Columns string `yaml:"columns"`
+	// Pattern is a regular expression of a whole line, whose named groups are
+	// the columns.
+	Pattern string `yaml:"pattern"`
 	// Headers are lines to skip.
 	Headers []string `yaml:"headers"`
 	// Unit is the length of one unit of a log2 histogram in seconds.
 	Unit float64 `yaml:"unit"`
+	// Shown leaves events out of the table that are of no interest there.
+	Shown Shown `yaml:"shown"`
 	// Interval is how many seconds lie between two outputs of a tool that
 	// prints at intervals; silence for much longer is a fault.
 	Interval int `yaml:"interval"`
@@ -107,6 +117,14 @@ type Source struct {
 
 	set     map[string]expression
 	columns []string // of a line or row
+}
+
+// Shown is the least value that a field of an event must have to be kept for
+// the table: that of an option, times Scale.
+type Shown struct {
+	Field  string  `yaml:"field"`
+	Option string  `yaml:"option"`
+	Scale  float64 `yaml:"scale"`
 }
 
 // Kernel is a range of kernel versions with the reason for it.
@@ -152,8 +170,12 @@ type Stacks struct {
 type Metric struct {
 	Name string `yaml:"name"`
 	Help string `yaml:"help"`
-	// Type is "counter" or "histogram". Histograms are of seconds.
+	// Type is "counter" or "histogram". Histograms are of seconds, but for
+	// those with a Width.
 	Type string `yaml:"type"`
+	// Width makes a histogram a linear one, of LinearBuckets that are so wide,
+	// and twice as wide whenever a value lies beyond the last.
+	Width float64 `yaml:"width"`
 	// Labels are fields, whose names the labels have.
 	Labels []string `yaml:"labels"`
 	// Bounded labels have few values by their nature (a direction, an
@@ -195,6 +217,22 @@ func (d *Definition) Metric(name string) *Metric {
 	return nil
 }
 
+// isTable tells whether the source prints a line for each event or interval.
+func (s *Source) isTable() bool {
+	return s.Format == "columns" || s.Format == "csv" || s.Format == "pattern"
+}
+
+// newDecoder is the decoder of a run of the source's tool.
+func (s *Source) newDecoder() (output.Decoder, error) {
+	switch s.Format {
+	case "csv":
+		return output.NewCSV(s.Columns, s.Headers)
+	case "pattern":
+		return output.NewPattern(s.Pattern, s.Headers)
+	}
+	return output.NewColumns(s.Columns, s.Headers)
+}
+
 // HasEvents tells whether some source of the tool yields events that have
 // fields to show.
 func (d *Definition) HasEvents() bool {
@@ -204,7 +242,7 @@ func (d *Definition) HasEvents() bool {
 func (d *Definition) eventSources() []*Source {
 	var with []*Source
 	for _, s := range d.Sources {
-		if s.Rows != "" || (s.Format == "columns" && s.Interval == 0) {
+		if s.Rows != "" || (s.isTable() && s.Interval == 0) {
 			with = append(with, s)
 		}
 	}
@@ -220,7 +258,7 @@ func (d *Definition) Script(s *Source, values map[string]string) (string, error)
 		if err != nil {
 			return "", err
 		}
-		script, err := d.expandOptions(optionInScript, expandMacros(string(b)), values)
+		script, err := d.expandOptions(optionInScript, dropOptional(expandMacros(string(b)), backend.HasTracepoint), values)
 		if err != nil {
 			return "", err
 		}

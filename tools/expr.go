@@ -69,6 +69,14 @@ var functions = map[string]function{
 	"direction":    {2, func(a []string) string { return direction(a[0], a[1]) }},
 	"service_port": {3, func(a []string) string { return servicePort(a[0], a[1], a[2]) }},
 	"tcp_state":    {1, func(a []string) string { return tcpState(a[0]) }},
+	"path":         {1, func(a []string) string { return cString(a[0]) }},
+	"rwbs":         {1, func(a []string) string { return rwbsOperation(a[0]) }},
+	"exit_status":  {1, func(a []string) string { status, _ := exitStatus(a[0]); return status }},
+	"exit_signal":  {1, func(a []string) string { _, signal := exitStatus(a[0]); return signal }},
+	"syscall":      {1, func(a []string) string { return syscallName(a[0]) }},
+	"number":       {1, func(a []string) string { return number(a[0]) }},
+	"offset":       {1, func(a []string) string { return offset(a[0]) }},
+	"sum":          {2, func(a []string) string { return sum(a[0], a[1]) }},
 	"scale":        {2, func(a []string) string { return scale(a[0], a[1]) }},
 	"choose":       {chooseArgs, choose},
 }
@@ -184,6 +192,19 @@ func argv(s string) string {
 	return strings.TrimRight(strings.ReplaceAll(string(raw), "\x00", " "), " ")
 }
 
+// cString decodes what bpftrace's %rx prints of a C string: it ends at its NUL,
+// behind which is whatever was there. A name without one is cut.
+func cString(s string) string {
+	raw, _, whole := strings.Cut(string(output.UnescapeBuf([]byte(s))), "\x00")
+	if !whole && len(raw) == maxPath {
+		raw += "..."
+	}
+	return raw
+}
+
+// maxPath is how much of a path scripts read.
+const maxPath = 160
+
 // errnoName gives "success" for 0 and an errno's name for it or its negative.
 func errnoName(s string) string {
 	n, err := strconv.ParseInt(s, 10, 64)
@@ -233,6 +254,76 @@ func flagsOperation(flags string) string {
 		}
 	}
 	return "other"
+}
+
+// rwbsOperation tells what a request does from blktrace's flags, such as "RA" or
+// "FWS", in which an F before the W is a flush ahead of the write.
+func rwbsOperation(flags string) string {
+	if len(flags) > 1 && flags[0] == 'F' && flags[1] == 'W' {
+		return "write"
+	}
+	if flags == "" {
+		return unknown
+	}
+	switch flags[0] {
+	case 'R':
+		return "read"
+	case 'W':
+		return "write"
+	case 'D':
+		return "discard"
+	case 'F':
+		return "flush"
+	}
+	return other
+}
+
+// exitStatus tells how a process ended from the code of wait(2), or from what
+// exitsnoop prints: "0", "code 3", "signal 9 (KILL), core dumped".
+func exitStatus(s string) (status, signal string) {
+	const none = "none"
+	s = strings.TrimSpace(s)
+	if code, ok := strings.CutPrefix(s, "code "); ok {
+		if n, err := strconv.ParseUint(code, 10, 8); err == nil {
+			return strconv.FormatUint(n, 10), none
+		}
+		return unknown, unknown
+	}
+	if text, ok := strings.CutPrefix(s, "signal "); ok {
+		number, _, _ := strings.Cut(text, " ")
+		if n, err := strconv.ParseUint(number, 10, 7); err == nil {
+			return "signal", signalName(int(n))
+		}
+		return unknown, unknown
+	}
+	code, err := strconv.ParseUint(s, 10, 16)
+	switch {
+	case err != nil:
+		return unknown, unknown
+	case code&0x7f != 0:
+		return "signal", signalName(int(code & 0x7f))
+	}
+	return strconv.FormatUint(code>>8, 10), none
+}
+
+func signalName(n int) string {
+	if name := unix.SignalName(unix.Signal(n)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("SIG%d", n)
+}
+
+// syscallName gives the name of a system call of this architecture by its
+// number.
+func syscallName(s string) string {
+	n, ok := integer(s)
+	if !ok || int64(n) < 0 {
+		return unknown
+	}
+	if name := syscallNames[n]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("syscall_%d", n)
 }
 
 func address(s string) string {
@@ -318,16 +409,52 @@ func tcpState(s string) string {
 	return unknown
 }
 
+// number is an integer, or nothing.
+func number(s string) string {
+	if _, err := strconv.ParseInt(s, 10, 64); err != nil {
+		return ""
+	}
+	return s
+}
+
+// sum and scale give what is no number back as it is, for others to stumble
+// over.
+func sum(s, t string) string {
+	n, err1 := strconv.ParseFloat(s, 64)
+	m, err2 := strconv.ParseFloat(t, 64)
+	if err1 != nil || err2 != nil {
+		return s
+	}
+	return decimal(n + m)
+}
+
 func scale(s, factor string) string {
 	n, err1 := strconv.ParseFloat(s, 64)
 	f, err2 := strconv.ParseFloat(factor, 64)
 	if err1 != nil || err2 != nil {
+		return s
+	}
+	return decimal(n * f)
+}
+
+// decimal writes a number with the 15 digits that stand for sure.
+func decimal(n float64) string {
+	if math.IsInf(n, 0) {
+		n = math.NaN()
+	}
+	if n == math.Trunc(n) && math.Abs(n) < 1e15 {
+		return strconv.FormatFloat(n, 'f', -1, 64)
+	}
+	return strconv.FormatFloat(n, 'g', 15, 64)
+}
+
+// offset is where on a disk a sector is, in bytes: nowhere for a request that
+// has none, such as a flush.
+func offset(sector string) string {
+	if strings.HasPrefix(sector, "-") {
 		return ""
 	}
-	if product := n * f; !math.IsNaN(product) && !math.IsInf(product, 0) {
-		return strconv.FormatFloat(product, 'g', -1, 64)
-	}
-	return ""
+	return scale(sector, "512")
 }
 
 // choose(x, 'a', 'A', 'b', 'B') is A for x = a, B for x = b, else unknown.

@@ -51,6 +51,7 @@ type feed struct {
 	fields []expression // by the index of the field; nil if the source does not give it
 	maps   map[string]*mapFeed
 	values []string // reused by labelsOf
+	least  float64  // that is shown
 	rows   uint64   // of this process
 	hidden uint64   // events of this process that have been counted as not shown
 }
@@ -70,7 +71,7 @@ type mapFeed struct {
 	excess map[string]uint64 // with Minus: exported so far
 }
 
-func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *ownDoings) *feed {
+func newFeed(d *Definition, s *Source, options map[string]string, sink Sink, ring *Ring, c *counters, own *ownDoings) *feed {
 	f := &feed{d: d, s: s, sink: sink, ring: ring, counters: c, own: own, limit: newRowLimit(), now: time.Now,
 		labels: make(map[*Metric][]expression), fields: make([]expression, len(d.Fields)), maps: make(map[string]*mapFeed)}
 	for i, field := range d.Fields {
@@ -95,6 +96,9 @@ func newFeed(d *Definition, s *Source, sink Sink, ring *Ring, c *counters, own *
 		}
 	}
 	f.reset()
+	if least, err := strconv.ParseFloat(d.option(s.Shown.Option, options), 64); err == nil {
+		f.least = least * s.Shown.Scale
+	}
 	return f
 }
 
@@ -206,11 +210,15 @@ func (f *feed) emitValue(m *mapFeed, by uint64, columns []string) {
 		return
 	}
 	slot, err := strconv.Atoi(columns[m.at[len(m.at)-1]])
-	if err != nil || slot < 0 || slot > maxSlot {
+	linear := m.metric.Width != 0
+	if err != nil || slot < 0 || !linear && slot > maxSlot || linear && slot > maxLinearSlot {
 		f.counters.parseErrors.Add(1)
 		return
 	}
 	s.Schema, s.Index, s.Count = 3, slot-SlotOffset, by
+	if linear {
+		s.Schema, s.Index = slot/LinearBuckets, slot%LinearBuckets
+	}
 	f.emit(s, columns)
 }
 
@@ -347,7 +355,7 @@ func (f *feed) takeLine(columns []string) {
 	for _, m := range f.d.Metrics {
 		f.observe(m, values)
 	}
-	if f.s.Interval != 0 {
+	if f.s.Interval != 0 || !f.interesting(values) {
 		return
 	}
 	if !f.limit.allow(f.now()) {
@@ -355,6 +363,15 @@ func (f *feed) takeLine(columns []string) {
 		return
 	}
 	f.keep(values)
+}
+
+// interesting tells whether an event is large enough for the table.
+func (f *feed) interesting(values []string) bool {
+	if f.s.Shown.Field == "" {
+		return true
+	}
+	value, err := strconv.ParseFloat(values[f.d.Fields.index(f.s.Shown.Field)], 64)
+	return err != nil || value >= f.least
 }
 
 // event computes all fields.
@@ -381,7 +398,11 @@ func (f *feed) keep(values []string) {
 func (f *feed) observe(m *Metric, values []string) {
 	s := Sample{Metric: m, Add: 1}
 	if m.Value != "" {
-		value, err := strconv.ParseFloat(values[f.d.Fields.index(m.Value)], 64)
+		text := values[f.d.Fields.index(m.Value)]
+		if text == "" {
+			return // the event has none
+		}
+		value, err := strconv.ParseFloat(text, 64)
 		if err != nil || !(value >= 0) || math.IsInf(value, 0) {
 			f.counters.parseErrors.Add(1)
 			return
@@ -390,6 +411,9 @@ func (f *feed) observe(m *Metric, values []string) {
 	}
 	if m.Type == "histogram" {
 		s.Schema, s.Index, s.Count = 3, NativeIndex(s.Add, 3), 1
+		if m.Width != 0 {
+			s.Schema, s.Index = linearIndex(s.Add, m.Width)
+		}
 	}
 	f.values = f.values[:0]
 	for _, label := range m.Labels {
@@ -493,10 +517,10 @@ func (f *feed) lineDecoder() lineDecoder {
 	case folded:
 		return f.foldedDecoder()
 	}
-	columns, _ := output.NewColumns(f.s.Columns, f.s.Headers) // checked by the catalogue
+	columns, _ := f.s.newDecoder() // checked by the catalogue
 	var values []string
 	line := func(b []byte, cut bool) {
-		if cut && !strings.HasSuffix(f.s.Columns, "...") {
+		if cut && !(f.s.Format == "columns" && strings.HasSuffix(f.s.Columns, "...")) {
 			f.counters.parseErrors.Add(1)
 			return
 		}

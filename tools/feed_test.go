@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -138,9 +139,15 @@ func builtins(t testing.TB) *Catalog {
 // bpftrace count failed execs, too.
 func sourceOf(t testing.TB, d *Definition, name string) *Source {
 	t.Helper()
+	values := make(map[string]string)
+	for option := range d.Options {
+		values[option] = fmt.Sprint(strings.Contains(name, option))
+	}
+	if d.Name == "execsnoop" {
+		values["failed"] = fmt.Sprint(strings.HasPrefix(name, "bpftrace-"))
+	}
 	for _, s := range d.Sources {
-		if strings.HasPrefix(name, s.Backend+"-") &&
-			(s.When["queued"] == "true") == strings.Contains(name, "queued") && (len(s.When) == 0 || d.Name != "execsnoop" || (s.When["failed"] == "true") == (s.Backend == "bpftrace")) {
+		if strings.HasPrefix(name, s.Backend+"-") && !slices.ContainsFunc(sortedKeys(s.When), func(option string) bool { return s.When[option] != values[option] }) {
 			return s
 		}
 	}
@@ -173,7 +180,7 @@ func TestRecordings(t *testing.T) {
 				golden(t, file+".golden", c.report(t))
 			})
 		}
-		if tried < 3 {
+		if tried < 1 {
 			t.Errorf("%s has %d recordings", d.Name, tried)
 		}
 	}
@@ -235,7 +242,12 @@ func (c *testChild) report(t testing.TB) string {
 		}
 		report += string(b) + "\n"
 	}
-	return strings.ReplaceAll(report, fmt.Sprintf("device=%q", deviceName("266338304")), `device="254:0"`)
+	if c.members[0].source.Backend == "bpftrace" {
+		disk := deviceName("266338304")
+		report = strings.ReplaceAll(report, fmt.Sprintf("device=%q", disk), `device="254:0"`)
+		report = strings.ReplaceAll(report, fmt.Sprintf(`"device":%q`, disk), `"device":"254:0"`)
+	}
+	return report
 }
 
 func golden(t testing.TB, file, got string) {

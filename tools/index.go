@@ -21,3 +21,19 @@ func NativeIndex(value float64, schema int) int {
 func nearestIndex(bound float64) int {
 	return int(math.Round(math.Log2(bound)))
 }
+
+// The least width of a bucket of a linear histogram may lie in these bounds.
+const minWidth, maxWidth = 1.0, 0x1p50
+
+// MaxDoublings is how often the buckets of a linear histogram may double.
+const MaxDoublings = 63
+
+// linearIndex is the bucket of a linear histogram that holds a value: from
+// index * width * 2^doublings on, with as few doublings as it takes.
+func linearIndex(value, width float64) (doublings, index int) {
+	n := math.Floor(value / width)
+	for ; n >= LinearBuckets && doublings < MaxDoublings; doublings++ {
+		n = math.Floor(n / 2)
+	}
+	return doublings, int(min(n, LinearBuckets-1))
+}

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"embed"
 	"regexp"
 	"strings"
 )
@@ -13,7 +14,7 @@ const SlotOffset = 239
 // maxSlot is the last slot of schema3().
 const maxSlot = 40*8 + 7
 
-// schema3 matches a macro that scripts may use, as a statement:
+// schema3 matches the macro for latencies, a statement:
 //
 //	$slot = schema3($ns);
 //
@@ -53,7 +54,7 @@ if ($s3_mantissa >= 1554944255988) {
   }
 }`
 
-// operation matches the other macro:
+// operation matches the macro for what a block request does:
 //
 //	$op = operation(args->rwbs);
 //
@@ -74,7 +75,65 @@ if ($op_one == 87 || $op_two == 22342) { OP = (uint64)2; }
 if ($op_one == 68) { OP = (uint64)3; }
 if ($op_one == 70 && $op_two != 22342) { OP = (uint64)4; }`
 
+// LinearBuckets is how many buckets a linear histogram has.
+const LinearBuckets = 64
+
+// maxLinearSlot is the last slot of linear64().
+const maxLinearSlot = 32*LinearBuckets - 1
+
+// linear64 matches the macro for linear histograms:
+//
+//	$slot = linear64($n);
+//
+// $n is the value in units of the metric's width, without remainder, and below
+// 2^37. As nobody knows yet how far values will reach, it is halved until it is
+// below 64; the slot says how often and what is left.
+var linear64 = regexp.MustCompile(`(\$\w+) = linear64\((\$\w+)\);`)
+
+const linear64Body = `$l64_rest = (uint64)N;
+SLOT = (uint64)0;
+if ($l64_rest >= 2097152) { SLOT = SLOT + 1024; $l64_rest = $l64_rest >> 16; }
+if ($l64_rest >= 8192) { SLOT = SLOT + 512; $l64_rest = $l64_rest >> 8; }
+if ($l64_rest >= 512) { SLOT = SLOT + 256; $l64_rest = $l64_rest >> 4; }
+if ($l64_rest >= 128) { SLOT = SLOT + 128; $l64_rest = $l64_rest >> 2; }
+if ($l64_rest >= 64) { SLOT = SLOT + 64; $l64_rest = $l64_rest >> 1; }
+SLOT = SLOT + $l64_rest;`
+
+// whole matches a line macro, of which there is one for each file in macros,
+// such as
+//
+//	file_operations(ext4slower, 61267)
+//
+// The first line of the file names the parameters; what follows is what the
+// macro stands for. It is how scripts share probes that differ in a name.
+var whole = regexp.MustCompile(`(?m)^(\w+)\(([\w, ]*)\)$`)
+
+//go:embed macros/*.bt
+var wholeBodies embed.FS
+
+// expandWhole replaces a line macro. What is none stays for bpftrace to refuse.
+func expandWhole(line string) string {
+	use := whole.FindStringSubmatch(line)
+	text, err := wholeBodies.ReadFile("macros/" + use[1] + ".bt")
+	if err != nil {
+		return line
+	}
+	head, body, _ := strings.Cut(string(text), "\n")
+	names, values := strings.Fields(head)[2:], strings.Split(use[2], ", ")
+	if len(names) != len(values) {
+		return line
+	}
+	var replace []string
+	for i, name := range names {
+		replace = append(replace, name, values[i])
+	}
+	return strings.NewReplacer(replace...).Replace(strings.TrimSpace(body))
+}
+
+// expandMacros replaces the macros of a script by what they stand for.
 func expandMacros(script string) string {
+	script = whole.ReplaceAllStringFunc(script, expandWhole)
+	script = expand(script, linear64, linear64Body, "SLOT", "N")
 	script = expand(script, schema3, schema3Body, "SLOT", "NS")
 	return expand(script, operation, operationBody, "OP", "RWBS")
 }
@@ -84,4 +143,28 @@ func expand(script string, macro *regexp.Regexp, body, result, argument string) 
 		names := macro.FindStringSubmatch(statement)
 		return strings.NewReplacer(result, names[1], argument, names[2]).Replace(body)
 	})
+}
+
+// optional matches a line with a tracepoint that a script can do without, as in
+//
+//	tracepoint:syscalls:sys_exit_open, // optional
+//	tracepoint:syscalls:sys_exit_openat
+//
+// or of a probe with all that is behind it, up to the brace that ends it.
+var (
+	optionalLine  = regexp.MustCompile(`(?m)^tracepoint:(\w+:\w+), // optional\n`)
+	optionalProbe = regexp.MustCompile(`(?ms)^tracepoint:(\w+:\w+) // optional\n.*?^}\n`)
+)
+
+// dropOptional removes what needs tracepoints that this kernel has not.
+func dropOptional(script string, has func(tracepoint string) bool) string {
+	for _, pattern := range []*regexp.Regexp{optionalLine, optionalProbe} {
+		script = pattern.ReplaceAllStringFunc(script, func(text string) string {
+			if has(pattern.FindStringSubmatch(text)[1]) {
+				return text
+			}
+			return ""
+		})
+	}
+	return script
 }

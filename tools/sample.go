@@ -24,7 +24,9 @@ type Sample struct {
 	// Add is what a counter grows by, or the sum of a histogram.
 	Add float64
 	// Count is how many values fell into the bucket Index of native schema
-	// Schema, whose upper bound is 2^(Index * 2^-Schema) seconds, inclusive.
+	// Schema, whose upper bound is 2^(Index * 2^-Schema) seconds, inclusive. Of
+	// a linear histogram it is the bucket from Index * Width * 2^Schema on, so
+	// wide, with Width that of the metric and Index below LinearBuckets.
 	Count  uint64
 	Index  int
 	Schema int

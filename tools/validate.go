@@ -103,7 +103,7 @@ var yamlKinds = strings.NewReplacer("[]*tools.Source", "a list of sources", "[]*
 	"map[string]string", "a mapping", "[]string", "a list of words",
 	"map[string][]string", "a mapping to lists of words", "tools.Stacks", "a mapping",
 	"tools.Definition", "a mapping", "tools.Source", "a mapping", "tools.Metric", "a mapping", "tools.Map", "a mapping",
-	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping",
+	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping", "tools.Shown", "a mapping",
 	"seq", "a list", "map", "a mapping", "string", "text", "str", "text", "bool", "true or false",
 	"float64", "a number", "int64", "a whole number", "float", "the number", "int", "a whole number", "null", "nothing")
 
@@ -275,8 +275,12 @@ func (c *checker) checkMetrics() error {
 			return c.fail("metric %s has type %q: want counter or histogram", a(m.Name, m.Type), "metrics", i, "type")
 		case m.Type == "counter" && !strings.HasSuffix(m.Name, "_total"):
 			return c.fail("metric %s: the name of a counter ends in _total", a(m.Name), "metrics", i, "name")
-		case m.Type == "histogram" && !strings.HasSuffix(m.Name, "_seconds"):
+		case m.Type == "histogram" && m.Width == 0 && !strings.HasSuffix(m.Name, "_seconds"):
 			return c.fail("metric %s: the name of a histogram ends in _seconds, its unit", a(m.Name), "metrics", i, "name")
+		case m.Width != 0 && m.Type != "histogram":
+			return c.fail("metric %s: width is for a linear histogram", a(m.Name), "metrics", i, "width")
+		case m.Width != 0 && !(m.Width >= minWidth && m.Width <= maxWidth):
+			return c.fail("metric %s: width %g: want the least width of a bucket, %g to %g", a(m.Name, m.Width, minWidth, maxWidth), "metrics", i, "width")
 		}
 		seen[m.Name] = true
 		if err := c.checkLabels(i, m); err != nil {
@@ -337,6 +341,9 @@ func (c *checker) checkSources() error {
 		if s.Kernel != (Kernel{}) && s.Kernel.Because == "" {
 			return c.fail("kernel has no because: say why other kernels will not do", nil, "sources", i, "kernel")
 		}
+		if err := c.checkShown(i, s.Shown); err != nil {
+			return err
+		}
 		check := c.checkTextSource
 		if s.Backend == backend.BPFtrace {
 			check = c.checkScripts
@@ -365,20 +372,27 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 	if err := c.checkArguments(i, s); err != nil {
 		return err
 	}
-	switch s.Format {
-	case "columns":
-		columns, err := output.NewColumns(s.Columns, s.Headers)
-		if err != nil {
-			return c.fail("columns: %v", a(err), "sources", i, "columns")
+	switch {
+	case s.isTable():
+		at := "columns"
+		if s.Format == "pattern" {
+			at = "pattern"
 		}
-		s.columns = columns.Names()
-	case "log2":
+		decoder, err := s.newDecoder()
+		if err != nil {
+			return c.fail("%s: %v", a(at, err), "sources", i, at)
+		}
+		s.columns = decoder.Names()
+	case s.Format == "log2":
 		// The keys of a section line, such as "disk", are what there is.
 		s.columns = strings.Fields(s.Columns)
-	case folded:
+	case s.Format == folded:
 		s.columns = []string{"comm"}
 	default:
-		return c.fail("format %q: want columns, log2 or folded", a(s.Format), "sources", i, "format")
+		return c.fail("format %q: want columns, csv, pattern, log2 or folded", a(s.Format), "sources", i, "format")
+	}
+	if s.Pattern != "" && s.Format != "pattern" {
+		return c.fail("pattern is for format pattern", nil, "sources", i, "pattern")
 	}
 	if err := c.compileSet(i, s, s.columns); err != nil {
 		return err
@@ -400,11 +414,31 @@ func (c *checker) checkTextSource(i int, s *Source) error {
 	return nil
 }
 
+// checkShown makes sure that a field is compared with a number.
+func (c *checker) checkShown(i int, s Shown) error {
+	if s == (Shown{}) {
+		return nil
+	}
+	at := []any{"sources", i, "shown"}
+	if err := c.field(s.Field, at...); err != nil {
+		return err
+	}
+	switch {
+	case c.d.Fields[c.d.Fields.index(s.Field)].Type == "string":
+		return c.fail("shown: field %s is a string: want an int or float field", a(s.Field), at...)
+	case c.d.Options[s.Option].Type != "int":
+		return c.fail("shown: option %q: want an option of type int", a(s.Option), at...)
+	case !(s.Scale > 0) || math.IsInf(s.Scale, 0):
+		return c.fail("shown: scale %g: want a factor above 0", a(s.Scale), at...)
+	}
+	return nil
+}
+
 // checkLog2 checks a source whose histograms go to the tool's first metric.
 func (c *checker) checkLog2(i int, s *Source) error {
 	first := c.d.Metrics[0]
-	if first.Type != "histogram" {
-		return c.fail("format log2 fills the first metric, and %s is no histogram", a(first.Name), "sources", i, "format")
+	if first.Type != "histogram" || first.Width != 0 {
+		return c.fail("format log2 fills the first metric, and %s is no histogram of seconds", a(first.Name), "sources", i, "format")
 	}
 	return c.checkComputed(i, s, s.columns, first.Labels)
 }
@@ -451,8 +485,8 @@ func (c *checker) checkScripts(i int, s *Source) error {
 		return c.fail("scripts is missing: the .bt files of this folder", nil, "sources", i)
 	case len(s.Maps) == 0:
 		return c.fail("maps is missing: what the scripts count in", nil, "sources", i)
-	case len(s.Command) > 0 || len(s.Arguments) > 0 || s.Format != "" || s.Columns != "":
-		return c.fail("command, arguments, format and columns are for backends libbpf-tools and bcc", nil, "sources", i)
+	case len(s.Command) > 0 || len(s.Arguments) > 0 || s.Format != "" || s.Columns != "" || s.Pattern != "" || s.Shown != (Shown{}):
+		return c.fail("command, arguments, format, columns, pattern and shown are for backends libbpf-tools and bcc", nil, "sources", i)
 	}
 	for j, name := range s.Scripts {
 		if err := c.checkScript(s, name, "sources", i, "scripts", j); err != nil {
@@ -516,6 +550,9 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 	if err != nil {
 		return c.fail("script %s: %v", a(name, err), at...)
 	}
+	for _, used := range mapInUse.FindAllString(expandMacros(string(text)), -1) {
+		c.d.maps[used] = true
+	}
 	for n, line := range strings.Split(string(text), "\n") {
 		code, _, _ := strings.Cut(line, "//")
 		if word := strings.ToLower(strings.TrimSpace(code)); strings.HasPrefix(word, "begin") || strings.HasPrefix(word, "end") {
@@ -527,7 +564,6 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 			}
 		}
 		for _, used := range mapInUse.FindAllString(code, -1) {
-			c.d.maps[used] = true
 			if !strings.HasPrefix(used, "@"+c.d.Name+"_") {
 				return fmt.Errorf("%s/%s:%d: map %s: want a name that begins with @%s_, as all scripts share one bpftrace",
 					strings.TrimSuffix(c.d.file, "/tool.yaml"), name, n+1, used, c.d.Name)
@@ -595,7 +631,7 @@ func (c *checker) checkMapMetrics(name string, m *Map, at []any) error {
 func (c *checker) mapInScripts(s *Source, name string) bool {
 	for _, script := range s.Scripts {
 		text, _ := fs.ReadFile(c.d.dir, script)
-		if slices.Contains(mapInUse.FindAllString(string(text), -1), "@"+name) {
+		if slices.Contains(mapInUse.FindAllString(expandMacros(string(text)), -1), "@"+name) {
 			return true
 		}
 	}

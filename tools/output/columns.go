@@ -21,7 +21,13 @@ const maxColumns = 32
 type Columns struct {
 	columns []column
 	names   []string
-	headers []header
+	headers headers
+}
+
+// A Decoder takes the rows of a table, one at a time. See [Columns.Decode].
+type Decoder interface {
+	Names() []string
+	Decode(line []byte, values []string) ([]string, error)
 }
 
 type column struct {
@@ -98,14 +104,9 @@ func NewColumns(spec string, headers []string) (*Columns, error) {
 	if len(c.names) > maxColumns {
 		return nil, fmt.Errorf("more than %d columns", maxColumns)
 	}
-	for _, h := range headers {
-		text, prefix := strings.CutSuffix(strings.Join(strings.Fields(h), " "), "...")
-		if text == "" {
-			return nil, fmt.Errorf("header %q covers every line", h)
-		}
-		c.headers = append(c.headers, header{text, prefix})
-	}
-	return c, nil
+	var err error
+	c.headers, err = newHeaders(headers)
+	return c, err
 }
 
 func (c *Columns) addNames(col column) error {
@@ -201,7 +202,7 @@ func (c *Columns) Names() []string { return slices.Clone(c.names) }
 // Decode appends the values of a row. The error is [ErrSkip] for a line that is no row, or wraps [ErrLine] for one that
 // does not fit in every column; it then returns nil. The values of a row share memory: strings.Clone what is to stay.
 func (c *Columns) Decode(line []byte, values []string) ([]string, error) {
-	if c.skips(line) {
+	if c.headers.cover(line) {
 		return nil, ErrSkip
 	}
 	r := row{line: line, rest: -1}
@@ -220,11 +221,27 @@ func (c *Columns) Decode(line []byte, values []string) ([]string, error) {
 	return values, nil
 }
 
-func (c *Columns) skips(line []byte) bool {
+// headers are the lines of a table that are no rows.
+type headers []header
+
+func newHeaders(lines []string) (headers, error) {
+	var all headers
+	for _, line := range lines {
+		text, prefix := strings.CutSuffix(strings.Join(strings.Fields(line), " "), "...")
+		if text == "" {
+			return nil, fmt.Errorf("header %q covers every line", line)
+		}
+		all = append(all, header{text, prefix})
+	}
+	return all, nil
+}
+
+// cover tells whether a line is one of them, or blank.
+func (all headers) cover(line []byte) bool {
 	if len(bytes.Trim(line, " \t")) == 0 {
 		return true
 	}
-	for _, h := range c.headers {
+	for _, h := range all {
 		if h.covers(line) {
 			return true
 		}
