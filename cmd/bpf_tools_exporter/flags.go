@@ -24,6 +24,7 @@ import (
 // flags is all that the command line says.
 type flags struct {
 	catalog  *tools.Catalog
+	settings []setting // of the config file
 	enabled  map[string]bool
 	options  map[string]map[string]string
 	backends []string
@@ -46,49 +47,134 @@ type flags struct {
 	logLevel, logFormat    string
 }
 
-// parseFlags reads the command line, and the catalogue, as each tool has flags
-// of its own.
+// parseFlags reads the command line, the config file, whose settings are
+// defaults, and the catalogue, as each tool has flags of its own.
 func parseFlags(args []string) (*flags, error) {
-	dirs, err := toolDirs(args)
+	settings, file, err := configOf(args)
 	if err != nil {
 		return nil, err
 	}
-	f := &flags{options: make(map[string]map[string]string), pinned: make(map[string]string)}
-	if f.catalog, err = tools.Load(dirs); err != nil {
+	dirs, err := flagValues(args, "tools.directory", "a folder")
+	if err != nil {
 		return nil, err
 	}
-	app := kingpin.New("bpf_tools_exporter", "Runs BPF tools (bcc, libbpf-tools, bpftrace) and exports what they see as Prometheus metrics.")
-	app.Version(version.Print("bpf_tools_exporter"))
-	app.HelpFlag.Short('h')
-	app.UsageWriter(os.Stdout)
-	choose := f.addToolFlags(app)
-	f.addFlags(app)
+	for _, s := range settings {
+		if s.name == "tools.directory" && dirs == nil {
+			dirs = s.values
+		}
+	}
+	catalog, err := tools.Load(dirs)
+	if err != nil {
+		return nil, err
+	}
+	// Each setting by itself first, to name the line of a bad one.
+	for _, s := range settings {
+		if err := s.check(catalog); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", file, s.line, err)
+		}
+	}
+	f, err := parseWith(catalog, settings, args)
+	return f, inFile(err, file, settings)
+}
+
+// inFile names the line of the file where the flag that an error begins with has
+// its value.
+func inFile(err error, file string, settings []setting) error {
+	for _, s := range settings {
+		if err != nil && strings.HasPrefix(err.Error(), "--"+s.name+":") {
+			return fmt.Errorf("%s:%d: %s", file, s.line, strings.TrimPrefix(err.Error(), "--"))
+		}
+	}
+	return err
+}
+
+// configOf reads the file that --config.file names, if any.
+func configOf(args []string) (settings []setting, file string, err error) {
+	files, err := flagValues(args, "config.file", "a file")
+	if err != nil || files == nil {
+		return nil, "", err
+	}
+	file = files[len(files)-1]
+	if settings, err = readConfig(file); err != nil {
+		return nil, "", err
+	}
+	for i := range settings {
+		if settings[i], err = settings[i].normalize(); err != nil {
+			return nil, "", fmt.Errorf("%s:%w", file, err)
+		}
+	}
+	return settings, file, nil
+}
+
+// parseWith parses the command line where the settings are defaults.
+func parseWith(catalog *tools.Catalog, settings []setting, args []string) (*flags, error) {
+	f, app, choose := newFlags(catalog, settings)
+	for _, s := range settings {
+		app.GetFlag(s.name).Default(s.values...)
+	}
 	if _, err := app.Parse(args); err != nil {
-		return nil, fmt.Errorf("%w; see --help", err)
+		return nil, fmt.Errorf("%w; see --help", named(err, catalog, args))
 	}
 	choose()
 	return f, f.check()
 }
 
-// toolDirs finds --tools.directory ahead of the parser, whose flags depend on
-// what is in there.
-func toolDirs(args []string) ([]string, error) {
-	const name = "--tools.directory"
-	var dirs []string
+// named puts the flag in front of an error of the parser that does not name it:
+// the first flag that fails by itself.
+func named(err error, catalog *tools.Catalog, args []string) error {
+	for i, arg := range args {
+		name, _, hasValue := strings.Cut(arg, "=")
+		if !strings.HasPrefix(arg, "--") || strings.Contains(err.Error(), name) {
+			continue
+		}
+		alone := args[i : i+1]
+		if !hasValue && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+			alone = args[i : i+2]
+		}
+		if _, app, _ := newFlags(catalog, nil); fails(app, alone) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return err
+}
+
+func fails(app *kingpin.Application, args []string) bool {
+	_, err := app.Parse(args)
+	return err != nil
+}
+
+// newFlags declares all flags. The function it returns works out, after parsing,
+// which tools run and how.
+func newFlags(catalog *tools.Catalog, settings []setting) (f *flags, app *kingpin.Application, choose func()) {
+	f = &flags{catalog: catalog, settings: settings, options: make(map[string]map[string]string), pinned: make(map[string]string)}
+	app = kingpin.New("bpf_tools_exporter", "Runs BPF tools (bcc, libbpf-tools, bpftrace) and exports what they see as Prometheus metrics.")
+	app.Version(version.Print("bpf_tools_exporter"))
+	app.HelpFlag.Short('h')
+	app.UsageWriter(os.Stdout)
+	choose = f.addToolFlags(app)
+	f.addFlags(app)
+	return f, app, choose
+}
+
+// flagValues finds the values of a flag ahead of the parser, whose flags depend
+// on them.
+func flagValues(args []string, name, what string) ([]string, error) {
+	name = "--" + name
+	var values []string
 	for i, arg := range args {
 		if arg == "--" {
 			break
 		}
 		if value, ok := strings.CutPrefix(arg, name+"="); ok {
-			dirs = append(dirs, value)
+			values = append(values, value)
 		} else if arg == name {
 			if i+1 == len(args) {
-				return nil, fmt.Errorf("%s wants a folder", name)
+				return nil, fmt.Errorf("%s wants %s", name, what)
 			}
-			dirs = append(dirs, args[i+1])
+			values = append(values, args[i+1])
 		}
 	}
-	return dirs, nil
+	return values, nil
 }
 
 // addToolFlags adds the flags of each tool. The function it returns works out,
@@ -106,17 +192,17 @@ func (f *flags) addToolFlags(app *kingpin.Application) (choose func()) {
 		app.Flag("collector."+d.Name, fmt.Sprintf("Run %s: %s (default: %s)", d.Name, d.Help, state)).
 			Default(fmt.Sprint(d.Default)).IsSetByUser(byUser[d.Name]).BoolVar(wanted[d.Name])
 		take = append(take, f.addOptions(app, d))
-		pin := new(string)
-		app.Flag("tools."+d.Name+".backend", "The only backend that may serve "+d.Name+".").PlaceHolder("BACKEND").
-			Action(func(*kingpin.ParseContext) error { f.pinned[d.Name] = *pin; return nil }).StringVar(pin)
+		pin := app.Flag("tools."+d.Name+".backend", "The only backend that may serve "+d.Name+".").PlaceHolder("BACKEND").String()
+		take = append(take, func() { f.pinned[d.Name] = *pin })
 	}
 	return func() {
 		f.enabled = make(map[string]bool)
 		for name, on := range wanted {
-			f.enabled[name] = *on && (*byUser[name] || !*disable)
+			inFile := slices.ContainsFunc(f.settings, func(s setting) bool { return s.name == "collector."+name })
+			f.enabled[name] = *on && (*byUser[name] || inFile || !*disable)
 		}
-		for _, options := range take {
-			options()
+		for _, value := range take {
+			value()
 		}
 	}
 }
@@ -147,6 +233,7 @@ func (f *flags) addOptions(app *kingpin.Application, d *tools.Definition) (take 
 
 func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("collector.exclude-self", "Leave the exporter's own processes, and sessions with its port, out of the counts.").Default("true").BoolVar(&f.excludeSelf)
+	app.Flag("config.file", "YAML file with flags, which the command line goes before.").PlaceHolder("FILE").String()
 	app.Flag("tools.directory", "Folder with more tools, each a subfolder with a tool.yaml. Repeatable.").PlaceHolder("DIR").ExistingDirs()
 	backends := app.Flag("tools.backends", "Backends that may serve, in order of preference.").Default(strings.Join(backend.Names, ",")).String()
 	app.Action(func(*kingpin.ParseContext) error { f.backends = strings.Split(*backends, ","); return nil })
