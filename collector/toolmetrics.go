@@ -19,6 +19,8 @@ var (
 	infoDesc = toolDesc("bpf_tool_info",
 		"What serves the tool, with the schema and the sum (exact or estimated) of its histograms.",
 		"backend", "version", "schema", "sum")
+	selfTestDesc = toolDesc("bpf_tool_selftest_success",
+		"Whether the source that serves saw all of a workload of known size; 0 if every source that attaches counts wrong here.")
 	restartsDesc = toolDesc("bpf_tool_restarts_total",
 		"Times that the tool was started again.", "reason")
 	cpuDesc = toolDesc("bpf_tool_cpu_seconds_total",
@@ -70,6 +72,9 @@ func collectStatus(out chan<- prometheus.Metric, s tools.Status) {
 		schema, sum := histograms(&s)
 		out <- toolMetric(infoDesc, gauge, 1, name, s.Source.Backend, s.Version, schema, sum)
 	}
+	if s.SelfTest.Result == tools.Passed || s.SelfTest.Result == tools.Failed {
+		out <- toolMetric(selfTestDesc, gauge, passed(&s), name)
+	}
 	for reason, restarts := range s.Restarts {
 		out <- toolMetric(restartsDesc, counter, float64(restarts), name, reason)
 	}
@@ -102,6 +107,13 @@ func toolMetric(desc *prometheus.Desc, kind prometheus.ValueType, value float64,
 		return prometheus.NewInvalidMetric(desc, err)
 	}
 	return m
+}
+
+func passed(s *tools.Status) float64 {
+	if s.SelfTest.Result == tools.Passed {
+		return 1
+	}
+	return 0
 }
 
 func up(s *tools.Status) float64 {

@@ -169,6 +169,18 @@ func TestInvalidDefinitions(t *testing.T) {
 		"value-not-given":         `probe/tool.yaml:28: libbpf-tools source does not give field "seconds": set it from comm, pid, ms, or to 'unknown'`,
 		"value-string":            "probe/tool.yaml:16: value comm is a string: want an int or float field",
 		"value-unknown":           `probe/tool.yaml:16: no field "millis"; there are: comm, pid, seconds`,
+		"selftest-workload":       `probe/tool.yaml:18: workload "fork": want one of cache, disk, exec, open, retransmit, tcp`,
+		"selftest-expect-missing": `probe/tool.yaml:18: selftest has no expect: say what must be seen of the workload`,
+		"selftest-expect-empty":   `probe/tool.yaml:20: this expectation is empty`,
+		"selftest-metric":         `probe/tool.yaml:20: no metric "bpf_probe_gone_total" among metrics`,
+		"selftest-label":          `probe/tool.yaml:20: bpf_probe_events_total has no label "pid"`,
+		"selftest-name":           `probe/tool.yaml:20: label comm: workload exec gives no $address; it gives $comm`,
+		"selftest-bounds-missing": `probe/tool.yaml:20: this expectation bounds nothing: want at_least or at_most`,
+		"selftest-bound":          `probe/tool.yaml:20: at_least: "0.9 runs": want a number above 0, one of execs, failed, or both, such as 0.9 execs`,
+		"selftest-bound-zero":     `probe/tool.yaml:20: at_most: "0 execs": want a number above 0, one of execs, failed, or both, such as 0.9 execs`,
+		"selftest-when":           `probe/tool.yaml:20: when names option "fast", which is not among options`,
+		"selftest-when-value":     `probe/tool.yaml:20: when: option slow: "often": want true or false`,
+		"selftest-expect-type":    "probe/tool.yaml:19: want a list of expectations, not text `all`",
 		"when":                    `probe/tool.yaml:19: when names option "fast", which is not among options`,
 	}
 	expectAllTried(t, invalid)

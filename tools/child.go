@@ -3,15 +3,19 @@ package tools
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"bpf_tools_exporter/tools/output"
 	"bpf_tools_exporter/tools/process"
+	"bpf_tools_exporter/tools/selftest"
 )
 
 // Bounds of a child's lines: a bpftrace line holds a whole map, and a text
@@ -37,6 +41,10 @@ type child struct {
 	path    string
 	started time.Time
 	process *process.Process
+	host    selftest.Host // before the start
+	// tookToAttach tells how slow the machine is.
+	tookToAttach time.Duration // valid once attached
+	printed      time.Time     // that it has printed by, while it attaches
 
 	attached chan struct{} // closed when the child is known to see events
 	once     sync.Once
@@ -109,15 +117,22 @@ func printable(s string) string {
 	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
+// complaints are what lines that say why a child failed have in them. Those that
+// say it best come first: bcc's shell misses modprobe before it misses headers.
+var complaints = [][]string{
+	{"unable to find kernel headers"},
+	{"error", "unable to", "failed", "could not attach", "not found", "traceback"},
+}
+
 // complaint is the line that says best why a child failed: the first that
 // speaks of an error, or else the last.
 func (c *child) complaint() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, line := range c.lines {
-		lower := strings.ToLower(line)
-		for _, word := range []string{"error", "unable to", "failed", "could not attach", "not found", "traceback"} {
-			if strings.Contains(lower, word) {
+	for _, words := range complaints {
+		for _, line := range c.lines {
+			lower := strings.ToLower(line)
+			if slices.ContainsFunc(words, func(word string) bool { return strings.Contains(lower, word) }) {
 				return strings.TrimSpace(line)
 			}
 		}
@@ -186,6 +201,10 @@ func isStartupError(line []byte) bool {
 	return strings.HasPrefix(s, "Unable to find kernel headers") || strings.HasPrefix(s, "ERROR: ")
 }
 
+// printsAtLast is how long a program may print without having attached anything
+// before it is taken for something else than a BPF tool.
+const printsAtLast = 10 * time.Second
+
 // awaitText waits until a text tool has attached all that it attaches: there is
 // something, and no more than a moment ago.
 func (c *child) awaitText(ctx context.Context) error {
@@ -197,6 +216,9 @@ func (c *child) awaitText(ctx context.Context) error {
 			c.markAttached()
 			return nil
 		}
+		if now == 0 && c.printsFor(printsAtLast) {
+			return errors.New("it prints, but has attached no BPF program")
+		}
 		before = now
 		select {
 		case <-tick.C:
@@ -206,6 +228,18 @@ func (c *child) awaitText(ctx context.Context) error {
 			return c.timeout(ctx)
 		}
 	}
+}
+
+// printsFor tells whether the child printed something so long ago.
+func (c *child) printsFor(d time.Duration) bool {
+	usage, err := c.process.Usage()
+	if err != nil || usage.LastOutput.IsZero() {
+		return false
+	}
+	if c.printed.IsZero() {
+		c.printed = usage.LastOutput
+	}
+	return time.Since(c.printed) > d
 }
 
 // failure says how a child ended that should not have.
@@ -220,9 +254,25 @@ func (c *child) timeout(ctx context.Context) error {
 	return fmt.Errorf("not attached after %s", time.Since(c.started).Round(time.Second))
 }
 
-// attachments counts the BPF links and perf events that a process holds, by
-// which programs hang on to what they trace. Programs alone are loaded only.
+// attachments counts the BPF links and perf events that a process or one of its
+// children holds, by which programs hang on to what they trace. Programs alone
+// are loaded only.
 func attachments(pid int) int {
+	n := ownAttachments(pid)
+	if n > 0 {
+		return n
+	}
+	// The tool may be behind a script.
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, child := range strings.Fields(string(children)) {
+		if id, err := strconv.Atoi(child); err == nil && id != pid {
+			n += ownAttachments(id)
+		}
+	}
+	return n
+}
+
+func ownAttachments(pid int) int {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {

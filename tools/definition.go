@@ -33,6 +33,8 @@ type Definition struct {
 	// Secret names the fields that may hold secrets, such as command lines:
 	// the event log leaves them out unless it is told to have them.
 	Secret []string `yaml:"secret"`
+	// SelfTest is how a source proves that it counts right; nil for none.
+	SelfTest *SelfTest `yaml:"selftest"`
 	// Sources can serve the tool, in order of preference.
 	Sources []*Source `yaml:"sources"`
 	// Metrics are what the tool's samples become.

@@ -42,6 +42,7 @@ type feed struct {
 	ring     *Ring
 	counters *counters
 	own      *ownDoings
+	gate     *gate // nil for a source that need not prove anything
 	limit    *rowLimit
 	now      func() time.Time
 
@@ -253,6 +254,10 @@ func (f *feed) emit(s Sample, columns []string) {
 
 func (f *feed) pass(s Sample) {
 	s.Labels = f.values
+	if f.gate.shut() {
+		f.gate.take(s)
+		return
+	}
 	if s.Metric == f.d.Metrics[0] {
 		f.counters.events.Add(s.Count)
 		if s.Metric.Type == "counter" {
@@ -286,7 +291,9 @@ func (f *feed) takeEnd() {
 		return
 	}
 	if all := f.maps["@"+f.s.Events].sum; all > f.rows+f.hidden {
-		f.counters.notShown.Add(all - f.rows - f.hidden)
+		if !f.gate.shut() {
+			f.counters.notShown.Add(all - f.rows - f.hidden)
+		}
 		f.hidden = all - f.rows
 	}
 }
@@ -355,7 +362,7 @@ func (f *feed) takeLine(columns []string) {
 	for _, m := range f.d.Metrics {
 		f.observe(m, values)
 	}
-	if f.s.Interval != 0 || !f.interesting(values) {
+	if f.s.Interval != 0 || f.gate.shut() || !f.interesting(values) {
 		return
 	}
 	if !f.limit.allow(f.now()) {
@@ -386,7 +393,7 @@ func (f *feed) event(columns []string) []string {
 }
 
 func (f *feed) keep(values []string) {
-	if f.ring == nil {
+	if f.ring == nil || f.gate.shut() {
 		return
 	}
 	for i, value := range values {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,12 +41,20 @@ type Config struct {
 	// AttachTimeout bounds the start of a child until it sees events. 0 is
 	// two minutes: bcc compiles, and may do so on a slow machine.
 	AttachTimeout time.Duration
-	Sink          Sink
+	// SelfTest makes sources prove that they count right before they serve.
+	// Verdicts are kept in StateDirectory; "" keeps them in memory only.
+	SelfTest       bool
+	StateDirectory string
+	Sink           Sink
 	// Events is told of each event that is shown, if it is not nil. It must
 	// not block.
 	Events func(*Definition, Event)
 	Logger log.Logger
 }
+
+// fileDirs are where a self-test may make a file, if the state directory is on
+// no disk.
+var fileDirs = []string{"/var/tmp", "/var/lib", "/tmp"}
 
 // ringSize is how many events are kept for each tool.
 const ringSize = 1000
@@ -60,16 +67,22 @@ type Manager struct {
 	byName map[string]*tool
 	stats  *bpfStats
 
+	prover   *prover
+	verdicts *verdicts
+	again    chan struct{} // wakes choose for what is in changes
+
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	found  chan struct{} // closed when it is known which sources may serve
 	taps   *taps
 
-	mu      sync.Mutex
-	shared  *child            // the bpftrace that answers, or nil
-	running map[int]*runner   // by the child's process id
-	spec    *bpftraceSpec     // nil where bpftrace is not installed
-	paths   map[string]string // of candidates, for PackageVersion
+	mu         sync.Mutex
+	shared     *child          // the bpftrace that answers, or nil
+	running    map[int]*runner // by the child's process id
+	changes    []change
+	noBPFtrace error             // why spec is nil
+	spec       *bpftraceSpec     // nil where bpftrace is not installed
+	paths      map[string]string // of candidates, for PackageVersion
 }
 
 // tool is one of the catalogue with what has become of it.
@@ -90,8 +103,9 @@ type tool struct {
 	candidates []*candidate
 	runner     *runner
 	restarts   map[string]uint64
+	selfTest   Verdict
 	runs       int   // on-demand runs that are going on
-	spent      spent // by those that are over
+	spent      spent // by runners and runs that are over
 }
 
 // candidate is a source that may serve on this host, with its program.
@@ -111,7 +125,11 @@ func NewManager(cfg Config) *Manager {
 	taps := newTaps(cfg.Sink)
 	cfg.Sink = taps
 	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(), found: make(chan struct{}), taps: taps,
+		prover: &prover{dirs: fileDirs}, verdicts: newVerdicts(cfg.StateDirectory), again: make(chan struct{}, 1),
 		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
+	if cfg.StateDirectory != "" {
+		m.prover.dirs = append([]string{cfg.StateDirectory}, fileDirs...)
+	}
 	for _, d := range cfg.Catalog.Tools() {
 		t := &tool{def: d, options: cfg.Options[d.Name], enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
 		if t.enabled {
@@ -139,8 +157,7 @@ func (m *Manager) Start() {
 		defer m.wait.Done()
 		m.findCandidates()
 		close(m.found)
-		m.attachAll(ctx)
-		debug.FreeOSMemory() // what only the start has needed
+		m.choose(ctx)
 	}()
 	m.wait.Add(1)
 	go func() {
@@ -159,36 +176,66 @@ func (m *Manager) Stop() {
 // findCandidates rules out what cannot work here before anything runs.
 func (m *Manager) findCandidates() {
 	m.findBPFtrace()
-	release, _ := backend.KernelRelease()
-	kernel, _ := backend.ParseVersion(release)
 	for _, t := range m.tools {
-		if !t.enabled {
-			continue
-		}
-		for _, s := range m.ordered(t.def) {
-			path, why := m.usable(t.def, s, kernel)
-			if why != "" {
-				t.reject(s, why)
-				continue
-			}
-			t.candidates = append(t.candidates, &candidate{source: s, path: path})
-		}
-		m.settle(t)
-		if t.def.OnDemand() && len(t.candidates) > 0 {
-			t.setState(Idle)
+		if t.enabled {
+			m.find(t)
 		}
 	}
 }
 
+func runningKernel() backend.Version {
+	release, _ := backend.KernelRelease()
+	kernel, _ := backend.ParseVersion(release)
+	return kernel
+}
+
+// find looks for the candidates of a tool, as if for the first time.
+func (m *Manager) find(t *tool) {
+	kernel := runningKernel()
+	t.mu.Lock()
+	t.candidates, t.rejected = nil, nil
+	t.mu.Unlock()
+	for _, s := range m.ordered(t.def) {
+		path, why := m.usable(t.def, s, kernel)
+		if why != "" {
+			t.reject(s, why)
+			continue
+		}
+		t.mu.Lock()
+		t.candidates = append(t.candidates, &candidate{source: s, path: path})
+		t.mu.Unlock()
+	}
+	m.settle(t)
+	if t.def.OnDemand() && len(t.candidates) > 0 {
+		t.setState(Idle)
+	}
+}
+
 func (m *Manager) findBPFtrace() {
+	spec, err := m.newBPFtraceSpec()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spec, m.noBPFtrace = spec, err
+}
+
+// bpftrace is nil, with the reason, where there is none.
+func (m *Manager) bpftrace() (*bpftraceSpec, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.spec == nil && m.noBPFtrace == nil {
+		return nil, backend.ErrNotInstalled
+	}
+	return m.spec, m.noBPFtrace
+}
+
+func (m *Manager) newBPFtraceSpec() (*bpftraceSpec, error) {
 	path, err := backend.Find(backend.BPFtrace, "")
 	if err != nil {
-		return
+		return nil, err
 	}
 	version, err := backend.BPFtraceVersion(path)
 	if err != nil {
-		_ = level.Warn(m.cfg.Logger).Log("msg", "bpftrace does not tell its version", "path", path, "err", err)
-		return
+		return nil, fmt.Errorf("%s does not tell its version: %w", path, err)
 	}
 	// In a container's PID namespace the exporter's own id is another one than
 	// BPF programs see: it can neither ask nor be left out by it.
@@ -200,7 +247,7 @@ func (m *Manager) findBPFtrace() {
 			spec.exclude = m.own.pid
 		}
 	}
-	m.spec = spec
+	return spec, nil
 }
 
 // ordered are the sources of a tool that its options and the flags admit, the
@@ -243,12 +290,21 @@ func wanted(d *Definition, s *Source, options map[string]string) bool {
 	return true
 }
 
+// excludes tells why a source is not for a kernel, "" if it is.
+func (k Kernel) excludes(kernel backend.Version) string {
+	from, _ := backend.ParseVersion(k.From)
+	below, _ := backend.ParseVersion(k.Below)
+	if kernel.Less(from) || below != nil && !kernel.Less(below) {
+		return fmt.Sprintf("not on kernel %s: %s", kernel, k.Because)
+	}
+	return ""
+}
+
 // usable tells where a source's program is, or why it cannot serve.
 func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path, why string) {
-	from, _ := backend.ParseVersion(s.Kernel.From)
-	below, _ := backend.ParseVersion(s.Kernel.Below)
-	if kernel.Less(from) || below != nil && !kernel.Less(below) {
-		return "", fmt.Sprintf("not on kernel %s: %s", kernel, s.Kernel.Because)
+	// Where a self-test gives evidence, a newer package may prove a rule outdated.
+	if why := s.Kernel.excludes(kernel); why != "" && !(m.cfg.SelfTest && d.SelfTest != nil) {
+		return "", why
 	}
 	if s.Backend != backend.BPFtrace {
 		if _, err := d.arguments(s, m.cfg.Options[d.Name]); err != nil {
@@ -260,8 +316,9 @@ func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path
 		}
 		return path, ""
 	}
-	if m.spec == nil {
-		return "", backend.ErrNotInstalled.Error()
+	bpftrace, err := m.bpftrace()
+	if err != nil {
+		return "", err.Error()
 	}
 	script, err := d.Script(s, m.cfg.Options[d.Name])
 	if err != nil {
@@ -272,66 +329,109 @@ func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path
 			return "", "this kernel has no tracepoint " + name
 		}
 	}
-	return m.spec.path, ""
+	return bpftrace.path, ""
+}
+
+// first is the candidate to try, nil if there is none left.
+func (t *tool) first() *candidate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.enabled || t.def.OnDemand() || len(t.candidates) == 0 {
+		return nil
+	}
+	return t.candidates[0]
+}
+
+func (t *tool) current() *runner {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.runner
 }
 
 // attachAll tries the candidates, all tools at once, until each tool is up or
 // has none left.
 func (m *Manager) attachAll(ctx context.Context) {
-	for ctx.Err() == nil {
-		var shared []*tool
+	for pending := true; pending && ctx.Err() == nil; {
+		pending = false
 		var wait sync.WaitGroup
-		pending := false
 		for _, t := range m.tools {
-			if !t.enabled || t.def.OnDemand() || len(t.candidates) == 0 {
-				continue
-			}
-			if t.candidates[0].source.Backend == backend.BPFtrace {
-				shared = append(shared, t)
-				pending = pending || t.runner == nil
-			} else if t.runner == nil {
+			if c := t.first(); c != nil && c.source.Backend != backend.BPFtrace && t.current() == nil {
 				pending = true
-				wait.Add(1)
-				go func() {
-					defer wait.Done()
-					m.attachText(ctx, t)
-				}()
+				wait.Go(func() { m.attachText(ctx, t) })
 			}
 		}
-		if slices.ContainsFunc(shared, func(t *tool) bool { return t.runner == nil }) {
+		for ctx.Err() == nil {
+			shared := m.sharing()
+			if !slices.ContainsFunc(shared, func(t *tool) bool { return t.current() == nil }) {
+				break
+			}
+			pending = true
 			m.attachShared(ctx, shared)
 		}
 		wait.Wait()
-		if !pending {
-			return
-		}
 	}
 }
 
-func (m *Manager) attachText(ctx context.Context, t *tool) {
-	c := t.candidates[0]
-	r := m.newRunner([]*tool{t}, c.path)
-	if err := r.attach(ctx); err != nil {
-		m.next(ctx, t, err)
-		return
+// sharing are the tools for which bpftrace serves, or is to be tried.
+func (m *Manager) sharing() []*tool {
+	var shared []*tool
+	for _, t := range m.tools {
+		if c := t.first(); c != nil && c.source.Backend == backend.BPFtrace {
+			shared = append(shared, t)
+		}
 	}
-	m.keep(ctx, r)
+	return shared
+}
+
+// attachText tries a tool's candidates up to the first that is a bpftrace.
+func (m *Manager) attachText(ctx context.Context, t *tool) {
+	for c := t.first(); c != nil && c.source.Backend != backend.BPFtrace && ctx.Err() == nil; c = t.first() {
+		r := m.newRunner([]*tool{t}, c.path)
+		err := r.try(ctx)
+		if err == nil && c.source.Interval == 0 {
+			err = m.proveAlone(ctx, r)
+		}
+		if err == nil {
+			r.up(r.current())
+			m.keep(ctx, r)
+			return
+		}
+		r.stopChild(ctx)
+		m.next(ctx, t, err)
+	}
+}
+
+// proveAlone returns why the only member of a runner must not serve.
+func (m *Manager) proveAlone(ctx context.Context, r *runner) error {
+	bad, err := m.prove(ctx, r)
+	for _, why := range bad {
+		return selfTestError(why)
+	}
+	return err
 }
 
 // attachShared starts one bpftrace for all tools, or finds out which of them
-// it does not start with, and goes on without those.
+// it does not start with, or counts wrong for, and goes on without those.
 func (m *Manager) attachShared(ctx context.Context, shared []*tool) {
 	for _, t := range shared {
-		if t.runner != nil {
-			t.runner.end()
-			t.setRunner(nil)
-		}
+		m.endRunner(t)
 	}
-	r := m.newRunner(shared, m.spec.path)
-	err := r.attach(ctx)
+	r := m.newRunner(shared, shared[0].first().path)
+	err := r.try(ctx)
 	if err == nil {
-		m.keep(ctx, r)
-		return
+		var bad failed
+		if bad, err = m.prove(ctx, r); err == nil && len(bad) == 0 {
+			r.up(r.current())
+			m.keep(ctx, r)
+			return
+		}
+		r.stopChild(ctx)
+		for member, why := range bad {
+			m.next(ctx, member.tool, selfTestError(why))
+		}
+		if len(bad) > 0 {
+			return
+		}
 	}
 	if len(shared) == 1 || ctx.Err() != nil {
 		for _, t := range shared {
@@ -349,7 +449,7 @@ func (m *Manager) attachShared(ctx context.Context, shared []*tool) {
 func (m *Manager) rejectAlone(ctx context.Context, shared []*tool) bool {
 	found := false
 	for _, t := range shared {
-		r := m.newRunner([]*tool{t}, m.spec.path)
+		r := m.newRunner([]*tool{t}, t.first().path)
 		err := r.try(ctx)
 		r.stopChild(ctx)
 		if err != nil {
@@ -365,8 +465,13 @@ func (m *Manager) next(ctx context.Context, t *tool, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	t.reject(t.candidates[0].source, err.Error())
+	t.reject(t.first().source, err.Error())
+	t.mu.Lock()
 	t.candidates = t.candidates[1:]
+	if t.selfTest.Result == Pending {
+		t.selfTest = Verdict{}
+	}
+	t.mu.Unlock()
 	m.settle(t)
 }
 
@@ -400,18 +505,20 @@ func (m *Manager) settle(t *tool) {
 	_ = level.Error(m.cfg.Logger).Log("msg", "no source serves this tool here", "tool", t.def.Name, "reason", t.reason)
 }
 
-// keep hands an attached runner to a goroutine of its own.
+// keep hands an attached runner to a goroutine of its own, and what it has to
+// prove yet to another one.
 func (m *Manager) keep(ctx context.Context, r *runner) {
 	for _, t := range r.tools() {
 		t.setRunner(r)
 	}
 	ctx, r.over = context.WithCancel(ctx)
-	m.wait.Add(1)
-	go func() {
-		defer m.wait.Done()
+	m.wait.Go(func() {
 		defer r.over()
 		r.keep(ctx)
-	}()
+	})
+	if unproven := r.unproven(); len(unproven) > 0 {
+		m.wait.Go(func() { m.proveLater(ctx, r) })
+	}
 }
 
 // Refresh asks the tools that can be asked for their values and returns when
@@ -437,7 +544,11 @@ func (m *Manager) Refresh(ctx context.Context) {
 	}
 }
 
-func (m *Manager) canAsk() bool { return m.spec != nil && m.spec.canAsk }
+func (m *Manager) canAsk() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.spec != nil && m.spec.canAsk
+}
 
 // Ready tells whether each enabled tool is up or has been given up.
 func (m *Manager) Ready() bool {
@@ -476,7 +587,7 @@ func (t *tool) status() Status {
 		Definition: t.def, State: t.state, Reason: t.reason, Source: t.source, Version: t.version, Path: t.path,
 		Rejected: slices.Clone(t.rejected), Restarts: make(map[string]uint64, len(t.restarts)),
 		Events: t.counters.events.Load(), EventsLost: t.counters.lost.Load(), EventsNotShown: t.counters.notShown.Load(),
-		ParseErrors: t.counters.parseErrors.Load(), Stale: t.counters.stale.Load(),
+		ParseErrors: t.counters.parseErrors.Load(), Stale: t.counters.stale.Load(), SelfTest: t.selfTest,
 	}
 	for reason, n := range t.restarts {
 		s.Restarts[reason] = n

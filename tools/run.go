@@ -222,7 +222,8 @@ func (m *Manager) newRun(t *tool, c *candidate, options map[string]string, sink 
 		one.ring = NewRing(1)
 		one.ring.tell = sink.Event
 	}
-	r := &runner{m: m, path: c.path, bpf: make(map[string]float64), done: make(chan struct{})}
+	spec, _ := m.bpftrace()
+	r := &runner{m: m, path: c.path, spec: spec, bpf: make(map[string]float64), done: make(chan struct{})}
 	serving := newMember(one, c.source, &both{m.cfg.Sink, sink}, m.own)
 	serving.feed.stacks = sink.Stack
 	r.members = []*member{serving}
@@ -267,22 +268,26 @@ func (m *Manager) serveRun(ctx context.Context, r *runner, d time.Duration, sink
 	feed := c.members[0].feed
 	feed.takeEnd()
 	if c.endStacks != nil {
-		feed.takeStacks(c.endStacks, !m.spec.version.Less(backend.Version{0, 24}))
+		feed.takeStacks(c.endStacks, !r.spec.version.Less(backend.Version{0, 24}))
 		c.endStacks = nil
 	}
 	sink.Tick()
 	return err
 }
 
-// spent is what runs have taken.
+// spent is what runners and runs that are over have taken.
 type spent struct {
 	user, system, bpf float64
+	last              time.Time // of output
 }
 
 func (s *spent) addTo(status *Status) {
 	status.UserSeconds += s.user
 	status.SystemSeconds += s.system
 	status.BPFSeconds += s.bpf
+	if status.LastOutput.IsZero() {
+		status.LastOutput = s.last
+	}
 }
 
 func (t *tool) setState(s State) {

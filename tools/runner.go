@@ -10,16 +10,18 @@ import (
 
 	"bpf_tools_exporter/tools/backend"
 	"bpf_tools_exporter/tools/process"
+	"bpf_tools_exporter/tools/selftest"
 )
 
 // The reasons for which a child is started again, as bpf_tool_restarts_total
 // has them.
 const (
-	reasonExit   = "exit"   // it ended by itself, or somebody killed it
-	reasonHang   = "hang"   // it did not answer, or did not print what it should
-	reasonFlood  = "flood"  // it printed more than anything it measures accounts for
-	reasonCPU    = "cpu"    // it took more than --tools.cpu-limit
-	reasonMemory = "memory" // it took more than --tools.memory-limit
+	reasonExit    = "exit"    // it ended by itself, or somebody killed it
+	reasonHang    = "hang"    // it did not answer, or did not print what it should
+	reasonFlood   = "flood"   // it printed more than anything it measures accounts for
+	reasonCPU     = "cpu"     // it took more than --tools.cpu-limit
+	reasonMemory  = "memory"  // it took more than --tools.memory-limit
+	reasonUpgrade = "upgrade" // its program was replaced
 )
 
 const (
@@ -39,6 +41,9 @@ type runner struct {
 	m       *Manager
 	members []*member
 	path    string
+	file    backend.Identity // of path, when it was found
+	spec    *bpftraceSpec    // of a bpftrace
+	seen    backend.Identity // of path, at the last check; of the watching goroutine
 	backoff process.Backoff
 	over    context.CancelFunc // ends keep
 	done    chan struct{}      // closed at the end of keep
@@ -60,8 +65,13 @@ type runner struct {
 
 func (m *Manager) newRunner(tools []*tool, path string) *runner {
 	r := &runner{m: m, path: path, backoff: process.Backoff{Min: 250 * time.Millisecond, Max: m.cfg.RestartMaxDelay}, bpf: make(map[string]float64), done: make(chan struct{})}
+	r.file = backend.Identify(path)
+	r.spec, _ = m.bpftrace()
+	r.seen = r.file
 	for _, t := range tools {
-		r.members = append(r.members, newMember(t, t.candidates[0].source, m.cfg.Sink, m.own))
+		member := newMember(t, t.first().source, m.cfg.Sink, m.own)
+		member.feed.gate = m.gateFor(t, member.source, path)
+		r.members = append(r.members, member)
 	}
 	return r
 }
@@ -94,19 +104,25 @@ func (r *runner) try(ctx context.Context) error {
 	for _, member := range r.members {
 		member.feed.reset()
 	}
+	var host selftest.Host
+	if len(r.unproven()) > 0 {
+		host = selftest.ReadHost()
+	}
 	c, err := r.start()
 	if err != nil {
 		return err
 	}
+	c.host = host
 	r.mu.Lock()
 	r.child, r.fault, r.readAt = c, "", time.Time{}
 	r.checked, r.cpuAt, r.outAt, r.cpuSince = time.Now(), 0, 0, time.Now()
 	r.mu.Unlock()
 	if r.shared() {
-		err = c.awaitBPFtrace(ctx, r.m.spec.canAsk)
+		err = c.awaitBPFtrace(ctx, r.m.canAsk())
 	} else {
 		err = c.awaitText(ctx)
 	}
+	c.tookToAttach = time.Since(c.started)
 	if err != nil {
 		stop, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
@@ -125,7 +141,7 @@ func (r *runner) current() *child {
 func (r *runner) start() (*child, error) {
 	interest := func(p *process.Process) { r.m.started(r, p) }
 	if r.shared() {
-		return startBPFtrace(*r.m.spec, r.members, interest)
+		return startBPFtrace(*r.spec, r.members, interest)
 	}
 	return startText(r.members[0], r.path, interest)
 }
@@ -145,7 +161,7 @@ func (r *runner) up(c *child) {
 		t := member.tool
 		t.mu.Lock()
 		if t.state != Up {
-			_ = level.Info(r.m.cfg.Logger).Log("msg", "tool is up", "tool", t.def.Name, "backend", member.source.Backend, "version", version, "path", r.path, "pid", c.process.Pid())
+			_ = level.Info(r.m.cfg.Logger).Log("msg", "tool is up", "tool", t.def.Name, "backend", member.source.Backend, "version", version, "path", r.path, "pid", c.process.Pid(), "selftest", t.selfTest.Result)
 		}
 		t.state, t.reason, t.source, t.version, t.path = Up, "", member.source, version, r.path
 		t.mu.Unlock()
@@ -160,10 +176,11 @@ func (r *runner) up(c *child) {
 // version is that of a program's package, or what the program says of itself,
 // asked for once.
 func (m *Manager) version(of, path string) string {
+	m.mu.Lock()
 	if m.spec != nil && path == m.spec.path {
+		defer m.mu.Unlock()
 		return m.spec.version.String()
 	}
-	m.mu.Lock()
 	known, ok := m.paths[path]
 	m.mu.Unlock()
 	if ok {
@@ -216,6 +233,10 @@ func (r *runner) restart(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-time.After(delay):
+		}
+		if backend.Identify(r.path) != r.file {
+			r.m.reconsider(change{runner: r})
+			return false
 		}
 		err := r.attach(ctx)
 		if err == nil {

@@ -30,6 +30,8 @@ type Status struct {
 	PID int
 	// Rejected are the sources that do not serve here, in order, with reasons.
 	Rejected []Rejection
+	// SelfTest is that of the source that serves, or of the last that failed.
+	SelfTest Verdict
 
 	Events         uint64            // counted
 	EventsLost     uint64            // reported as lost by the tool

@@ -104,6 +104,7 @@ var yamlKinds = strings.NewReplacer("[]*tools.Source", "a list of sources", "[]*
 	"map[string][]string", "a mapping to lists of words", "tools.Stacks", "a mapping",
 	"tools.Definition", "a mapping", "tools.Source", "a mapping", "tools.Metric", "a mapping", "tools.Map", "a mapping",
 	"tools.Option", "a mapping", "tools.Exclude", "a mapping", "tools.Kernel", "a mapping", "tools.Shown", "a mapping",
+	"tools.SelfTest", "a mapping", "[]*tools.Expectation", "a list of expectations", "tools.Expectation", "a mapping",
 	"seq", "a list", "map", "a mapping", "string", "text", "str", "text", "bool", "true or false",
 	"float64", "a number", "int64", "a whole number", "float", "the number", "int", "a whole number", "null", "nothing")
 
@@ -189,7 +190,7 @@ func (c *checker) check(name string) error {
 	case len(d.Metrics) == 0:
 		return c.fail("metrics is missing: name at least one", nil)
 	}
-	checks := []func() error{c.checkGaps, c.checkFields, c.checkOptions, c.checkMetrics, c.checkSources}
+	checks := []func() error{c.checkGaps, c.checkFields, c.checkOptions, c.checkMetrics, c.checkSources, c.checkSelfTest}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

@@ -63,6 +63,9 @@ func (m *Manager) check(ctx context.Context) {
 		if fault := r.fails(m.cfg); fault != "" {
 			r.kill(fault)
 		}
+		if r.changed() {
+			m.reconsider(change{runner: r})
+		}
 	}
 }
 
@@ -113,7 +116,7 @@ func (r *runner) fails(cfg Config) string {
 // the output of its interval.
 func (r *runner) silent(c *child, last time.Time) bool {
 	if c.answers {
-		if r.m.spec.canAsk {
+		if r.m.canAsk() {
 			return c.hung(hangAfter)
 		}
 		return c.quiet(10 * pollInterval * time.Second)

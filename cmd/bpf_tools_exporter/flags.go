@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +37,8 @@ type flags struct {
 	maxDelay    time.Duration
 	cpuLimit    float64
 	memoryLimit units.Base2Bytes
+	selfTest    bool
+	stateDir    string
 
 	events eventlog.Config
 
@@ -245,6 +248,9 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("events.log", "File to which events are appended as JSON lines, or stdout. SIGHUP opens the file again.").PlaceHolder("FILE").StringVar(&f.events.Path)
 	app.Flag("events.log-args", "Write also what may hold secrets to the event log, such as the arguments of programs.").BoolVar(&f.events.Secrets)
 	app.Flag("events.log-rate", "Events a second, of all tools, that the event log takes.").Default("100").IntVar(&f.events.Rate)
+	app.Flag("tools.self-test", "Make small workloads by which each source proves that it counts right before it serves.").Default("true").BoolVar(&f.selfTest)
+	app.Flag("tools.state-directory", "Folder that keeps the verdicts of self-tests, so that they are made again only when the kernel, a package or a definition changes.").
+		Default("/var/lib/bpf_tools_exporter").StringVar(&f.stateDir)
 	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
 	app.Flag("web.max-requests", "Scrapes that may run at once; 0 is no limit.").Default("40").IntVar(&f.maxRequests)
 	app.Flag("web.disable-exporter-metrics", "Leave out the metrics about the exporter's own process (go_*, process_*).").BoolVar(&f.disableExporterMetrics)
@@ -288,6 +294,8 @@ func (f *flags) check() error {
 		return fmt.Errorf("--events.log-rate: %d: want 1 to 10000", f.events.Rate)
 	case f.events.Secrets && f.events.Path == "":
 		return errors.New("--events.log-args: there is no event log: want --events.log=FILE too")
+	case f.stateDir != "" && !filepath.IsAbs(f.stateDir):
+		return fmt.Errorf("--tools.state-directory: %q: want a path that begins with /, or nothing for none", f.stateDir)
 	case !strings.HasPrefix(f.telemetryPath, "/"):
 		return fmt.Errorf("--web.telemetry-path: %q: want a path that begins with /", f.telemetryPath)
 	}
@@ -297,6 +305,7 @@ func (f *flags) check() error {
 func (f *flags) managerConfig(sink tools.Sink, events *eventlog.Log, logger log.Logger) tools.Config {
 	return tools.Config{
 		Catalog: f.catalog, Enabled: f.enabled, Options: f.options, Backends: f.backends, Pinned: f.pinned,
+		SelfTest: f.selfTest, StateDirectory: f.stateDir,
 		ExcludeSelf: f.excludeSelf, ListenPort: f.listenPort(),
 		RestartMaxDelay: f.maxDelay, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Events: events.Add, Logger: logger,
 	}

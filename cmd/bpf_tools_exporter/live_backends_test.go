@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -18,7 +19,7 @@ func TestLiveLibbpfTools(t *testing.T) {
 	e := startExporter(t, "--tools.backends=libbpf-tools")
 	up := func(tool string, is float64) count { return count{"bpf_tool_up", labels{"tool": tool}, is} }
 	e.expectCounts(t, up("execsnoop", 1), up("tcplife", 1), up("biolatency", 1), up("cachestat", 0), up("tcpretrans", 0))
-	expectPage(t, e, "folio_mark_accessed", "no source is allowed by --tools.backends")
+	expectPage(t, e, "libbpf-tools: exit status", "no source is allowed by --tools.backends")
 	t.Run("execsnoop", func(t *testing.T) {
 		name := uniqueName("text")
 		runHelper(t, uniqueName("caller"), "execs", tinyProgram(t, name), "100", "0")
@@ -47,6 +48,12 @@ func TestLiveLibbpfTools(t *testing.T) {
 		}
 	})
 	t.Run("biolatency", func(t *testing.T) {
+		eventually(t, 30*time.Second, "biolatency has proven that it counts right", func() error {
+			if e.scrape(t).sum("bpf_tool_selftest_success", labels{"tool": "biolatency"}) != 1 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
 		name := filepath.Base(device)
 		before := e.scrape(t)
 		directIO(t, device, 300, 200)

@@ -39,7 +39,8 @@ type exporter struct {
 
 // startExporter runs the exporter on a free loopback port and waits until it
 // is ready. It is stopped at the end of the test, which fails if anything of it
-// lives on.
+// lives on. Self-tests are made once for all tests, unless one has a state
+// directory of its own.
 func startExporter(t *testing.T, args ...string) *exporter {
 	t.Helper()
 	return startCommand(t, &exec.Cmd{Path: buildExporter(t), Args: append([]string{"bpf_tools_exporter"}, args...)})
@@ -52,6 +53,9 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *exporter {
 	address := freeAddress(t)
 	e := &exporter{url: "http://" + address, dir: t.TempDir(), cmd: cmd, log: new(logBuffer), done: make(chan struct{})}
 	cmd.Args = append(cmd.Args, "--web.listen-address="+address)
+	if !slices.ContainsFunc(cmd.Args, func(arg string) bool { return strings.HasPrefix(arg, "--tools.state-directory") }) {
+		cmd.Args = append(cmd.Args, "--tools.state-directory="+filepath.Join(built.dir, "state"))
+	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+e.dir)
 	cmd.Stdout, cmd.Stderr = e.log, e.log
 	if err := cmd.Start(); err != nil {

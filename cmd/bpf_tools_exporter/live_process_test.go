@@ -162,7 +162,7 @@ func TestLiveStopWhileStarting(t *testing.T) {
 	for _, after := range []time.Duration{0, 50 * time.Millisecond, 300 * time.Millisecond} {
 		t.Run(after.String(), func(t *testing.T) {
 			out := new(logBuffer)
-			cmd := exec.Command(buildExporter(t), "--web.listen-address="+freeAddress(t))
+			cmd := exec.Command(buildExporter(t), "--web.listen-address="+freeAddress(t), "--tools.state-directory="+t.TempDir())
 			cmd.Stdout, cmd.Stderr = out, out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

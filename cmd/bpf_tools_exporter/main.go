@@ -31,12 +31,16 @@ import (
 	"bpf_tools_exporter/collector"
 	"bpf_tools_exporter/tools"
 	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/selftest"
 )
 
 // refreshTimeout bounds how long a scrape waits for fresh values.
 const refreshTimeout = time.Second
 
 func main() {
+	if selftest.Main() {
+		return
+	}
 	if err := run(os.Args[1:], os.Stderr); err != nil {
 		// One line, also where a library says more.
 		fmt.Fprintln(os.Stderr, "bpf_tools_exporter:", strings.Join(strings.Fields(err.Error()), " "))

@@ -20,9 +20,11 @@ type Tool struct {
 	// Rejected are the sources that do not serve on this host, in order of
 	// preference.
 	Rejected []Rejected `json:"rejected"`
-	Docs     []string   `json:"docs"` // addresses of upstream's documentation
-	Metrics  []Metric   `json:"metrics"`
-	Events   Events     `json:"events"`
+	// SelfTest is that of the source that serves, or of the last that failed.
+	SelfTest SelfTest `json:"self_test"`
+	Docs     []string `json:"docs"` // addresses of upstream's documentation
+	Metrics  []Metric `json:"metrics"`
+	Events   Events   `json:"events"`
 	// ParseErrors counts the lines of output that made no sense.
 	ParseErrors uint64            `json:"parse_errors"`
 	Restarts    map[string]uint64 `json:"restarts"` // by reason
@@ -43,6 +45,13 @@ type Source struct {
 type Rejected struct {
 	Backend string `json:"backend"`
 	Reason  string `json:"reason"`
+}
+
+// SelfTest is how a source proved that it counts right here.
+type SelfTest struct {
+	// Result is "passed", "failed", "skipped" (it cannot be made here), "pending" or, if none is made, "".
+	Result tools.Result `json:"result"`
+	Reason string       `json:"reason"` // what was done and seen
 }
 
 // Metric is a metric family of a tool.
@@ -85,6 +94,7 @@ func newTool(s tools.Status) Tool {
 		Docs:        append([]string{}, d.Docs...),
 		Metrics:     make([]Metric, 0, len(d.Metrics)),
 		Events:      Events{Counted: s.Events, Lost: s.EventsLost, NotShown: s.EventsNotShown},
+		SelfTest:    SelfTest(s.SelfTest),
 		ParseErrors: s.ParseErrors,
 		Restarts:    make(map[string]uint64, len(s.Restarts)),
 		PID:         s.PID,

@@ -61,6 +61,7 @@ func newFake() *fakeTools {
 			{
 				Definition: execsnoop, State: tools.Up, Source: columns, Version: "0.31.0", Path: "/usr/sbin/execsnoop", PID: 4242,
 				Rejected: []tools.Rejection{{Source: bpftrace, Reason: "not installed: <bpftrace>"}},
+				SelfTest: tools.Verdict{Result: tools.Passed, Reason: "ran 9 programs; saw just that"},
 				Events:   1234567, EventsLost: 3, EventsNotShown: 4, ParseErrors: 5, Restarts: map[string]uint64{"exit": 1, "silent": 0},
 				UserSeconds: 1.5, SystemSeconds: 0.25, BPFSeconds: 0.125, ResidentBytes: 2 << 20, MapBytes: 78 << 20,
 			},
@@ -285,7 +286,7 @@ func TestJSON(t *testing.T) {
 	_, header, body := get(t, h, r)
 	want := `{"name":"execsnoop","help":"Help of execsnoop","mode":"continuous","default":true,"state":"up","reason":"",` +
 		`"source":{"backend":"libbpf-tools","version":"0.31.0","path":"/usr/sbin/execsnoop"},` +
-		`"rejected":[{"backend":"bpftrace","reason":"not installed: \u003cbpftrace\u003e"}],"docs":["https://docs.example/execsnoop"],` +
+		`"rejected":[{"backend":"bpftrace","reason":"not installed: \u003cbpftrace\u003e"}],"self_test":{"result":"passed","reason":"ran 9 programs; saw just that"},"docs":["https://docs.example/execsnoop"],` +
 		`"metrics":[{"name":"bpf_execsnoop_execs_total","type":"counter","help":"New processes.","labels":["comm","result"]}],` +
 		`"events":{"counted":1234567,"lost":3,"not_shown":4},"parse_errors":5,"restarts":{"exit":1,"silent":0},"pid":4242,` +
 		`"cost":{"user_seconds":1.5,"system_seconds":0.25,"bpf_seconds":0.125,"resident_bytes":2097152,"map_bytes":81788928}}` + "\n"
