@@ -38,7 +38,8 @@ type Tools interface {
 // A Collector is a [tools.Sink] and a [prometheus.Collector]. Its methods are
 // safe for concurrent use.
 type Collector struct {
-	cfg Config
+	cfg  Config
+	runs *runs
 
 	mu       sync.RWMutex // guards what follows, not the families' content
 	tools    Tools
@@ -51,7 +52,7 @@ func New(cfg Config) *Collector {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Collector{cfg: cfg, families: make(map[*tools.Metric]*family)}
+	return &Collector{cfg: cfg, runs: newRuns(), families: make(map[*tools.Metric]*family)}
 }
 
 // SetTools tells what to refresh at a scrape and whose status to show. Without
@@ -124,6 +125,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		}
 		collectOverflow(out, f)
 	}
+	c.runs.collect(out)
 	if scraped == nil {
 		return
 	}

@@ -42,6 +42,10 @@ type flags struct {
 
 	events eventlog.Config
 
+	runDuration   time.Duration
+	runConcurrent int
+	anyoneRuns    bool
+
 	toolkit                *toolkit.FlagConfig
 	telemetryPath          string
 	maxRequests            int
@@ -251,6 +255,9 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("tools.self-test", "Make small workloads by which each source proves that it counts right before it serves.").Default("true").BoolVar(&f.selfTest)
 	app.Flag("tools.state-directory", "Folder that keeps the verdicts of self-tests, so that they are made again only when the kernel, a package or a definition changes.").
 		Default("/var/lib/bpf_tools_exporter").StringVar(&f.stateDir)
+	app.Flag("ondemand.max-duration", "How long an on-demand run of a tool may be.").Default("60s").DurationVar(&f.runDuration)
+	app.Flag("ondemand.max-concurrent", "On-demand runs that may go on at once; a few more may wait.").Default("1").IntVar(&f.runConcurrent)
+	app.Flag("ondemand.allow-unauthenticated", "Let clients on other hosts run tools on demand without authentication.").BoolVar(&f.anyoneRuns)
 	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
 	app.Flag("web.max-requests", "Scrapes that may run at once; 0 is no limit.").Default("40").IntVar(&f.maxRequests)
 	app.Flag("web.disable-exporter-metrics", "Leave out the metrics about the exporter's own process (go_*, process_*).").BoolVar(&f.disableExporterMetrics)
@@ -296,6 +303,10 @@ func (f *flags) check() error {
 		return errors.New("--events.log-args: there is no event log: want --events.log=FILE too")
 	case f.stateDir != "" && !filepath.IsAbs(f.stateDir):
 		return fmt.Errorf("--tools.state-directory: %q: want a path that begins with /, or nothing for none", f.stateDir)
+	case f.runDuration < time.Second || f.runDuration > time.Hour:
+		return fmt.Errorf("--ondemand.max-duration: %s: want 1s to 1h", f.runDuration)
+	case f.runConcurrent < 1 || f.runConcurrent > 16:
+		return fmt.Errorf("--ondemand.max-concurrent: %d: want 1 to 16", f.runConcurrent)
 	case !strings.HasPrefix(f.telemetryPath, "/"):
 		return fmt.Errorf("--web.telemetry-path: %q: want a path that begins with /", f.telemetryPath)
 	}

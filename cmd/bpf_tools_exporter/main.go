@@ -31,6 +31,7 @@ import (
 	"bpf_tools_exporter/collector"
 	"bpf_tools_exporter/tools"
 	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/ondemand"
 	"bpf_tools_exporter/tools/selftest"
 )
 
@@ -84,12 +85,17 @@ func run(args []string, logTo io.Writer) error {
 	samples.SetTools(manager)
 	manager.Start()
 	defer manager.Stop()
+	runs := ondemand.NewManager(ondemand.Config{
+		Runner: manager, Catalog: f.catalog, Options: f.options, MaxDuration: f.runDuration, MaxConcurrent: f.runConcurrent,
+		Finished: samples.RunFinished, Logger: logger,
+	})
+	defer runs.Close()
 	registry := newRegistry(f, samples)
 	if events != nil {
 		registry.MustRegister(events)
 	}
 	defer onHangup(events.Reopen)()
-	return serve(f, registry, manager, logger, slogger)
+	return serve(f, registry, manager, runs, logger, slogger)
 }
 
 // openEventLog returns nil if no event log is wanted.
@@ -156,7 +162,7 @@ func newRegistry(f *flags, samples prometheus.Collector) *prometheus.Registry {
 	return registry
 }
 
-func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, logger log.Logger, slogger *slog.Logger) error {
+func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, runs *ondemand.Manager, logger log.Logger, slogger *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
@@ -165,7 +171,7 @@ func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, logg
 	server := &http.Server{
 		Handler: web.Handler(web.Config{
 			Tools: manager, Metrics: metrics, Logger: slogger, WebConfigFile: *f.toolkit.WebConfigFile, TelemetryPath: f.telemetryPath,
-			Version: version.Version, EnablePprof: f.pprof, Done: ctx.Done(),
+			Version: version.Version, EnablePprof: f.pprof, Done: ctx.Done(), Runs: runs, AnyoneRuns: f.anyoneRuns,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(slogger.Handler(), slog.LevelDebug),
@@ -178,6 +184,7 @@ func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, logg
 	case <-ctx.Done():
 	}
 	_ = level.Info(logger).Log("msg", "stopping")
+	runs.Close() // so that those who wait for them get their answer
 	deadline, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(deadline); err != nil {

@@ -68,6 +68,9 @@ type Runner interface {
 type Config struct {
 	Runner  Runner
 	Catalog *tools.Catalog
+	// Options are those of the flags, by tool and name, which a request may
+	// replace.
+	Options map[string]map[string]string
 
 	MaxDuration   time.Duration // of a run; 0 is a minute
 	MinDuration   time.Duration // 0 is a second
@@ -165,12 +168,28 @@ func (m *Manager) Check(r Request) error {
 	return m.cfg.Runner.CanRun(r.Tool)
 }
 
+// options are all of the run's, for a tool that takes any.
+func (m *Manager) options(r Request) map[string]string {
+	d := m.cfg.Catalog.Tool(r.Tool)
+	all := make(map[string]string)
+	if !d.OnDemand() {
+		return all
+	}
+	for name, option := range d.Options {
+		all[name] = option.Initial()
+	}
+	maps.Copy(all, m.cfg.Options[r.Tool])
+	maps.Copy(all, r.Options)
+	return all
+}
+
 // Start begins a run that goes on until it is over, whoever reads it. Where one
 // of the tool is going on already, the error is a [*GoingError].
 func (m *Manager) Start(r Request) (*Run, error) {
 	if err := m.Check(r); err != nil {
 		return nil, err
 	}
+	r.Options = m.options(r)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, run := range m.active() {
@@ -193,6 +212,7 @@ func (m *Manager) Join(r Request) (run *Run, leave func(), err error) {
 	if err := m.Check(r); err != nil {
 		return nil, nil, err
 	}
+	r.Options = m.options(r)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := keyOf(r)

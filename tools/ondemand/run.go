@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type Run struct {
 	ID         string
 	Definition *tools.Definition
 	Duration   time.Duration
-	Options    map[string]string // those that were asked for
+	Options    map[string]string // all of them
 	Created    time.Time
 
 	key    string
@@ -412,6 +413,16 @@ func (r *Run) Stacks() []output.Stack {
 		return 0
 	})
 	return all
+}
+
+// Frequency is how often a profile was sampled, in samples a second on each
+// CPU.
+func (r *Run) Frequency() int64 {
+	hz, err := strconv.ParseInt(r.Options["hz"], 10, 64)
+	if err != nil || hz < 1 {
+		return 1
+	}
+	return hz
 }
 
 // Replay passes on all that was counted.

@@ -17,6 +17,51 @@ import (
 // authenticated themselves, and clients on this host.
 type access struct {
 	webConfigFile string
+	anyoneRuns    bool // --ondemand.allow-unauthenticated
+}
+
+// errRunsRestricted heads every refusal of a run.
+var errRunsRestricted = errors.New("runs are for clients on this host and for clients that authenticate themselves " +
+	"(basic_auth_users or client certificates in --web.config.file), or for all with --ondemand.allow-unauthenticated")
+
+// checkRun returns nil if the client may start runs and see them, else what
+// would allow it.
+func (a access) checkRun(r *http.Request) error {
+	if a.anyoneRuns || a.authenticated(r) {
+		return nil
+	}
+	if err := local(r); err != nil {
+		return fmt.Errorf("%w: %w", errRunsRestricted, err)
+	}
+	return nil
+}
+
+// errForeign refuses what a page of another site makes a browser ask.
+var errForeign = errors.New("this request was made by another site's page")
+
+// foreign tells whether the page of another site, or of another port, made the
+// request. A browser bears its user's password, and is on his host.
+func foreign(r *http.Request) error {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+	default:
+		return errForeign
+	}
+	if isCrossSite(r) {
+		return errForeign
+	}
+	return nil
+}
+
+// who is the client as the log calls it.
+func (a access) who(r *http.Request) string {
+	if !a.authenticated(r) {
+		return "unauthenticated " + r.RemoteAddr
+	}
+	if user, _, ok := r.BasicAuth(); ok {
+		return user
+	}
+	return "certificate " + visible(r.TLS.VerifiedChains[0][0].Subject.String())
 }
 
 // errRestricted heads every refusal.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"bpf_tools_exporter/tools"
+	"bpf_tools_exporter/tools/ondemand"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 
 // pages are the parsed templates.
 type pages struct {
-	list, tool *template.Template
+	list, tool, run *template.Template
 }
 
 // page is what every page needs. Links are relative, so that they hold behind
@@ -43,6 +44,42 @@ type page struct {
 type listPage struct {
 	page
 	Tools []Tool
+	Runs  []runRow // the recent ones, for those who may see them
+}
+
+// runRow is a run in a list.
+type runRow struct {
+	ID, Tool string
+	State    ondemand.State
+	Duration string
+	Samples  uint64
+	Created  time.Time
+}
+
+// runForm is what it takes to start a run from a page.
+type runForm struct {
+	Refusal  string // why this client may not
+	Looks    bool   // no process is started: the tool runs anyway
+	Duration int    // in seconds
+	Max      int
+	Options  []runOption
+}
+
+type runOption struct {
+	Name, Help, Type, Initial string
+	Min, Max                  int64
+	Values                    []string
+}
+
+type runPage struct {
+	page
+	Run      *ondemand.Run
+	Progress ondemand.Progress
+	Over     bool
+	Seconds  string
+	Options  []string
+	Formats  []string
+	Profiles bool
 }
 
 type toolPage struct {
@@ -53,6 +90,8 @@ type toolPage struct {
 	Fields     tools.Fields
 	Events     []tools.Event
 	LastOutput time.Time
+	Form       *runForm // nil if the tool cannot run on demand
+	Runs       []runRow
 }
 
 func parsePages() pages {
@@ -65,7 +104,7 @@ func parsePages() pages {
 		t := template.New("page.html").Funcs(functions)
 		return template.Must(t.ParseFS(assets, "assets/page.html", "assets/"+file))
 	}
-	return pages{list: parse("list.html"), tool: parse("tool.html")}
+	return pages{list: parse("list.html"), tool: parse("tool.html"), run: parse("run.html")}
 }
 
 func (s *server) page(title, root string) page {
@@ -77,7 +116,7 @@ func (s *server) page(title, root string) page {
 
 func (s *server) landing(w http.ResponseWriter, r *http.Request) {
 	s.refresh(r)
-	s.render(w, s.pages.list, listPage{s.page("BPF tools exporter", "./"), s.reports()})
+	s.render(w, s.pages.list, listPage{s.page("BPF tools exporter", "./"), s.reports(), s.recentRuns(r, "")})
 }
 
 func (s *server) list(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +126,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		s.writeJSON(w, s.reports())
 		return
 	}
-	s.render(w, s.pages.list, listPage{s.page("Tools", "./"), s.reports()})
+	s.render(w, s.pages.list, listPage{s.page("Tools", "./"), s.reports(), s.recentRuns(r, "")})
 }
 
 func (s *server) tool(w http.ResponseWriter, r *http.Request) {
@@ -112,6 +151,7 @@ func (s *server) toolPage(r *http.Request, status tools.Status) toolPage {
 		LastOutput: status.LastOutput,
 		Fields:     status.Definition.Fields,
 	}
+	p.Form, p.Runs = s.runForm(r, status), s.recentRuns(r, name)
 	ring := s.Tools.Ring(name)
 	p.HasEvents = status.Definition.HasEvents() && ring != nil
 	if !p.HasEvents {
@@ -122,6 +162,62 @@ func (s *server) toolPage(r *http.Request, status tools.Status) toolPage {
 		return p
 	}
 	p.Events = ring.Recent(pageEvents)
+	return p
+}
+
+// recentRuns are those of a tool, or of all, for a client that may see them.
+func (s *server) recentRuns(r *http.Request, tool string) []runRow {
+	if s.Runs == nil || s.access.checkRun(r) != nil {
+		return nil
+	}
+	var rows []runRow
+	for _, run := range s.Runs.Runs() {
+		if tool != "" && run.Definition.Name != tool {
+			continue
+		}
+		p := run.Progress()
+		rows = append(rows, runRow{run.ID, run.Definition.Name, p.State, run.Duration.String(), p.Samples, run.Created})
+	}
+	return rows
+}
+
+func (s *server) runForm(r *http.Request, status tools.Status) *runForm {
+	d := status.Definition
+	if s.Runs == nil || !ondemand.Runnable(d) {
+		return nil
+	}
+	most := int(s.Runs.MaxDuration().Seconds())
+	form := &runForm{Duration: min(most, int(defaultDuration.Seconds())), Max: most, Looks: !d.OnDemand() && status.State == tools.Up}
+	if err := s.access.checkRun(r); err != nil {
+		form.Refusal = err.Error()
+		return form
+	}
+	if !d.OnDemand() {
+		return form
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Options)) {
+		o := d.Options[name]
+		option := runOption{Name: name, Help: o.Help, Type: o.Type, Initial: o.Initial(), Values: o.Values}
+		if o.Min != nil && o.Max != nil {
+			option.Min, option.Max = *o.Min, *o.Max
+		}
+		if o.IsBool() {
+			option.Type, option.Values = "enum", []string{"false", "true"}
+		}
+		form.Options = append(form.Options, option)
+	}
+	return form
+}
+
+func (s *server) runPage(run *ondemand.Run) runPage {
+	p := runPage{
+		page: s.page(run.Definition.Name+" run", "../"), Run: run, Progress: run.Progress(), Seconds: run.Duration.String(),
+		Formats: formats(run), Profiles: run.Definition.Profiles(),
+	}
+	p.Over = p.Progress.State.IsOver()
+	for _, name := range slices.Sorted(maps.Keys(run.Options)) {
+		p.Options = append(p.Options, name+"="+run.Options[name])
+	}
 	return p
 }
 

@@ -15,10 +15,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"path"
 	"strings"
 	"time"
 
 	"bpf_tools_exporter/tools"
+	"bpf_tools_exporter/tools/ondemand"
 )
 
 //go:embed assets
@@ -58,6 +60,11 @@ type Config struct {
 	// EnableLifecycle lets POST /-/reload call Reload.
 	EnableLifecycle bool
 	Reload          func() error
+	// Runs are the on-demand ones. Nil serves none.
+	Runs *ondemand.Manager
+	// AnyoneRuns admits clients that have not authenticated themselves to
+	// runs.
+	AnyoneRuns bool
 	// Done, once closed, ends the streams of events, for which a server
 	// that shuts down would wait in vain. Nil lets them go on.
 	Done <-chan struct{}
@@ -87,7 +94,7 @@ func newServer(cfg Config) *server {
 	}
 	return &server{
 		Config:       cfg,
-		access:       access{webConfigFile: cfg.WebConfigFile},
+		access:       access{webConfigFile: cfg.WebConfigFile, anyoneRuns: cfg.AnyoneRuns},
 		pages:        parsePages(),
 		streams:      make(chan struct{}, maxStreams),
 		writeTimeout: 10 * time.Second,
@@ -104,7 +111,16 @@ func (s *server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /tools", s.list)
 	mux.HandleFunc("GET /tools/{name}", s.tool)
 	mux.HandleFunc("GET /tools/{name}/events", s.events)
-	mux.HandleFunc("GET /style.css", style)
+	if s.Runs != nil {
+		mux.HandleFunc("GET /probe", s.probe)
+		mux.HandleFunc("GET /pprof/profile", s.profile)
+		mux.HandleFunc("POST /tools/{name}/runs", s.startRun)
+		mux.HandleFunc("GET /runs/{id}", s.showRun)
+		mux.HandleFunc("DELETE /runs/{id}", s.stopRun)
+		mux.HandleFunc("POST /runs/{id}/stop", s.stopRun) // a form can do no more
+	}
+	mux.HandleFunc("GET /style.css", asset)
+	mux.HandleFunc("GET /scripts/{file...}", asset)
 	mux.HandleFunc("GET /-/healthy", healthy)
 	mux.HandleFunc("GET /-/ready", s.ready)
 	mux.HandleFunc("POST /-/reload", s.reload)
@@ -139,8 +155,8 @@ func (s *server) telemetry(next http.Handler) http.Handler {
 // than showing it. Those that the operator set in the web config file stay.
 func secured(next http.Handler) http.Handler {
 	headers := map[string]string{
-		"Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; " +
-			"form-action 'none'; frame-ancestors 'none'",
+		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; " +
+			"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 		"Cross-Origin-Resource-Policy": "same-origin",
 		"Referrer-Policy":              "no-referrer",
 		"X-Content-Type-Options":       "nosniff",
@@ -185,9 +201,10 @@ func (s *server) reload(w http.ResponseWriter, _ *http.Request) {
 	plain(w, "reloaded")
 }
 
-func style(w http.ResponseWriter, r *http.Request) {
+// asset serves what pages load: the style sheet and scripts.
+func asset(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "max-age=3600")
-	http.ServeFileFS(w, r, assets, "assets/style.css")
+	http.ServeFileFS(w, r, assets, path.Join("assets", path.Clean(r.URL.Path)))
 }
 
 // find returns the status of the tool that the path names, or nil after
