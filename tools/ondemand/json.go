@@ -1,8 +1,10 @@
 package ondemand
 
 import (
+	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"bpf_tools_exporter/tools"
@@ -47,6 +49,8 @@ type DocumentSource struct {
 type DocumentHistogram struct {
 	Name   string           `json:"name"`
 	Help   string           `json:"help"`
+	Unit   string           `json:"unit"` // of bounds and sum, "seconds" but for linear ones
+	Linear bool             `json:"linear"`
 	Schema int              `json:"schema"`
 	Series []DocumentSeries `json:"series"`
 	// Buckets are those of all series. Intervals have the same, by time.
@@ -157,13 +161,13 @@ func (r *Run) histograms(series []Series) []DocumentHistogram {
 		if m.Type != "histogram" {
 			continue
 		}
-		h := DocumentHistogram{Name: m.Name, Help: m.Help, Series: []DocumentSeries{}, Intervals: []DocumentInterval{}}
+		h := DocumentHistogram{Name: m.Name, Help: m.Help, Unit: unitOf(m), Linear: m.Width != 0, Series: []DocumentSeries{}, Intervals: []DocumentInterval{}}
 		total := Series{Metric: m, Buckets: make(map[int]uint64)}
 		for _, s := range series {
 			if s.Metric != m || s.Count == 0 {
 				continue
 			}
-			h.Series = append(h.Series, DocumentSeries{labelsOf(s), s.Count, s.Value, buckets(s.Buckets, s.Schema)})
+			h.Series = append(h.Series, DocumentSeries{labelsOf(s), s.Count, s.Value, buckets(s, s.Buckets)})
 			total.Schema = s.Schema
 			total.Count += s.Count
 			total.Value += s.Value
@@ -171,10 +175,12 @@ func (r *Run) histograms(series []Series) []DocumentHistogram {
 				total.Buckets[index] += n
 			}
 		}
-		h.Schema, h.Count, h.Sum, h.Buckets = total.Schema, total.Count, total.Value, buckets(total.Buckets, total.Schema)
-		h.Median, h.P99 = number(total.Quantile(0.5)), number(total.Quantile(0.99))
+		h.Schema, h.Count, h.Sum, h.Buckets = total.Schema, total.Count, total.Value, buckets(total, total.Buckets)
+		if !h.Linear {
+			h.Median, h.P99 = number(total.Quantile(0.5)), number(total.Quantile(0.99))
+		}
 		for _, i := range intervals {
-			h.Intervals = append(h.Intervals, DocumentInterval{i.End.Seconds(), buckets(i.Buckets[m], total.Schema)})
+			h.Intervals = append(h.Intervals, DocumentInterval{i.End.Seconds(), buckets(total, i.Buckets[m])})
 		}
 		all = append(all, h)
 	}
@@ -189,16 +195,38 @@ func number(f float64) *float64 {
 	return &f
 }
 
-func buckets(counts map[int]uint64, schema int) []DocumentBucket {
-	indices := make([]int, 0, len(counts))
-	for index := range counts {
-		indices = append(indices, index)
+// unitOf is what the name of a histogram ends with.
+func unitOf(m *tools.Metric) string { return m.Name[strings.LastIndexByte(m.Name, '_')+1:] }
+
+// buckets are counts of a series, or of a part of it, with their bounds.
+func buckets(of Series, counts map[int]uint64) []DocumentBucket {
+	if of.Metric.Width != 0 {
+		return linearBuckets(of, counts)
 	}
-	slices.Sort(indices)
+	indices := slices.Sorted(maps.Keys(counts))
 	all := make([]DocumentBucket, len(indices))
-	bound := func(index int) float64 { return math.Exp2(float64(index) * math.Exp2(-float64(schema))) }
+	bound := func(index int) float64 { return math.Exp2(float64(index) * math.Exp2(-float64(of.Schema))) }
 	for i, index := range indices {
 		all[i] = DocumentBucket{bound(index - 1), bound(index), counts[index]}
+	}
+	return all
+}
+
+// linearBuckets are as wide as the widest of the series.
+func linearBuckets(of Series, counts map[int]uint64) []DocumentBucket {
+	doublings := 0
+	for index := range of.Buckets {
+		doublings = max(doublings, index/tools.LinearBuckets)
+	}
+	merged := make(map[int]uint64)
+	for index, n := range counts {
+		finer := doublings - index/tools.LinearBuckets
+		merged[index%tools.LinearBuckets>>finer] += n
+	}
+	width := float64(of.Metric.Width) * math.Exp2(float64(doublings))
+	all := make([]DocumentBucket, 0, len(merged))
+	for _, index := range slices.Sorted(maps.Keys(merged)) {
+		all = append(all, DocumentBucket{float64(index) * width, float64(index+1) * width, merged[index]})
 	}
 	return all
 }

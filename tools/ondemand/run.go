@@ -86,12 +86,14 @@ func (s State) IsOver() bool { return s == Over || s == Ended || s == Broken }
 
 // A Series is what a run counted under one set of labels.
 type Series struct {
-	Metric  *tools.Metric
-	Labels  []string
-	Value   float64 // of a counter, or the sum of a histogram
-	Count   uint64  // of a histogram
-	Schema  int
-	Buckets map[int]uint64 // by native index
+	Metric *tools.Metric
+	Labels []string
+	Value  float64 // of a counter, or the sum of a histogram
+	Count  uint64  // of a histogram
+	Schema int
+	// Buckets are by native index; those of a linear histogram by
+	// Schema*LinearBuckets + Index of their samples.
+	Buckets map[int]uint64
 }
 
 // An Interval is what the histograms of a run counted in about a second, or a
@@ -203,13 +205,18 @@ func (r *Run) Sample(_ string, s tools.Sample) {
 	if s.Count == 0 {
 		return
 	}
+	index := s.Index
 	to.Count += s.Count
-	to.Schema = s.Schema
-	to.Buckets[s.Index] += s.Count
+	if s.Metric.Width == 0 {
+		to.Schema = s.Schema
+	} else {
+		index += s.Schema * tools.LinearBuckets
+	}
+	to.Buckets[index] += s.Count
 	if r.now[s.Metric] == nil {
 		r.now[s.Metric] = make(map[int]uint64)
 	}
-	r.now[s.Metric][s.Index] += s.Count
+	r.now[s.Metric][index] += s.Count
 }
 
 func (r *Run) seriesOf(m *tools.Metric, labels []string) *Series {
@@ -431,7 +438,11 @@ func (r *Run) Replay(to tools.Sink) {
 		sample := tools.Sample{Metric: s.Metric, Labels: s.Labels, Add: s.Value}
 		to.Sample(r.Definition.Name, sample)
 		for index, n := range s.Buckets {
-			to.Sample(r.Definition.Name, tools.Sample{Metric: s.Metric, Labels: s.Labels, Count: n, Index: index, Schema: s.Schema})
+			schema := s.Schema
+			if s.Metric.Width != 0 {
+				schema, index = index/tools.LinearBuckets, index%tools.LinearBuckets
+			}
+			to.Sample(r.Definition.Name, tools.Sample{Metric: s.Metric, Labels: s.Labels, Count: n, Index: index, Schema: schema})
 		}
 	}
 }

@@ -332,3 +332,36 @@ func TestReplay(t *testing.T) {
 		t.Errorf("got %v, want %v", is, was)
 	}
 }
+
+// TestLinear has buckets of two widths.
+func TestLinear(t *testing.T) {
+	r := testRun(t, "biosnoop")
+	m := r.Definition.Metric("bpf_biosnoop_offset_bytes")
+	for _, s := range []tools.Sample{{Index: 0, Count: 1}, {Index: 5, Count: 2}, {Index: 40, Schema: 1, Count: 4}} {
+		s.Metric, s.Labels = m, []string{"vda"}
+		r.Sample("biosnoop", s)
+	}
+	r.Tick()
+	d := r.Document(true)
+	var h DocumentHistogram
+	for _, one := range d.Histograms {
+		if one.Name == m.Name {
+			h = one
+		}
+	}
+	const width = 2 * 16777216
+	want := []DocumentBucket{{0, width, 1}, {2 * width, 3 * width, 2}, {40 * width, 41 * width, 4}}
+	if !h.Linear || h.Unit != "bytes" || h.Median != nil || fmt.Sprint(h.Buckets) != fmt.Sprint(want) || fmt.Sprint(h.Intervals[0].Buckets) != fmt.Sprint(want) {
+		t.Errorf("got %+v", h)
+	}
+	copied := testRun(t, "biosnoop")
+	copied.Definition = r.Definition
+	r.Replay(copied)
+	if fmt.Sprint(r.Series()) != fmt.Sprint(copied.Series()) {
+		t.Errorf("got %v, want %v", copied.Series(), r.Series())
+	}
+	var b strings.Builder
+	if err := r.WriteText(&b, false); err != nil || !strings.Contains(b.String(), "67108864 : 2          |********************") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}

@@ -28,9 +28,14 @@ func (r *Run) WriteText(w io.Writer, events bool) error {
 		fmt.Fprintf(b, "%s\n", plain(p.Err.Error()))
 	}
 	for _, s := range r.Series() {
-		if s.Metric.Type == "histogram" && s.Count > 0 {
-			writeHistogram(b, s)
+		if s.Metric.Type != "histogram" || s.Count == 0 {
+			continue
 		}
+		if s.Metric.Width != 0 {
+			writeLinear(b, s)
+			continue
+		}
+		writeHistogram(b, s)
 	}
 	if r.Definition.Profiles() {
 		r.writeTop(b, p.Samples)
@@ -76,6 +81,19 @@ func writeHistogram(b *bufio.Writer, s Series) {
 	for octave := first; octave <= last; octave++ {
 		n := octaves[octave]
 		fmt.Fprintf(b, "%23s : %-10d |%-*s|\n", seconds(math.Exp2(float64(octave))), n, maxBar, strings.Repeat("*", int(n*maxBar/most)))
+	}
+}
+
+func writeLinear(b *bufio.Writer, s Series) {
+	all := buckets(s, s.Buckets)
+	var most uint64
+	for _, bucket := range all {
+		most = max(most, bucket.Count)
+	}
+	fmt.Fprintf(b, "\n%s: %d\n", seriesName(s), s.Count)
+	fmt.Fprintf(b, "%23s : %-10s distribution\n", "from, in "+unitOf(s.Metric), "count")
+	for _, bucket := range all {
+		fmt.Fprintf(b, "%23.0f : %-10d |%-*s|\n", bucket.Lower, bucket.Count, maxBar, strings.Repeat("*", int(bucket.Count*maxBar/most)))
 	}
 }
 

@@ -84,37 +84,41 @@ const charts = (() => {
 		return add(scroll, 'svg', {viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label});
 	}
 
-	// bounds of buckets, as logarithms of two.
-	function range(buckets) {
-		let low = Infinity, high = -Infinity;
-		for (const b of buckets) {
-			low = Math.min(low, Math.log2(b.lower));
-			high = Math.max(high, Math.log2(b.upper));
+	// A scale puts values of a histogram between 0 and 1: logarithms of
+	// seconds, or bytes as they are.
+	function scale(h) {
+		if (h.linear) {
+			const high = Math.max(...h.buckets.map((b) => b.upper));
+			return {at: (v) => v / high, ticks: [0, 0.25, 0.5, 0.75, 1].map((part) => part * high), show: bytes};
 		}
-		// A single bucket needs something around it.
-		return high - low < 2 ? [low - 1, high + 1] : [low, high];
+		let low = Math.min(...h.buckets.map((b) => Math.log2(b.lower)));
+		let high = Math.max(...h.buckets.map((b) => Math.log2(b.upper)));
+		if (high - low < 2) { // a single bucket needs something around it
+			low--;
+			high++;
+		}
+		return {at: (v) => (Math.log2(v) - low) / (high - low), ticks: decades(2 ** low, 2 ** high), show: seconds};
 	}
 
-	// histogram draws bars over a logarithmic axis of seconds.
-	function histogram(parent, buckets, label) {
+	// histogram draws bars.
+	function histogram(parent, h, label) {
 		const height = 260, bottom = 40, top = 12;
 		const svg = frame(parent, height, label);
-		const [low, high] = range(buckets);
-		const x = (v) => left + (Math.log2(v) - low) / (high - low) * (width - left - right);
-		const most = Math.max(...buckets.map((b) => b.count));
+		const {at, ticks, show} = scale(h);
+		const x = (v) => left + at(v) * (width - left - right);
+		const most = Math.max(...h.buckets.map((b) => b.count));
 		const y = (n) => height - bottom - n / most * (height - bottom - top);
-		for (const part of [0, 0.5, 1]) {
-			const n = Math.round(most * part);
+		for (const n of new Set([0, Math.round(most / 2), most])) {
 			add(svg, 'line', {class: 'grid', x1: left, x2: width - right, y1: y(n), y2: y(n)});
 			add(svg, 'text', {x: left - 8, y: y(n) + 4, 'text-anchor': 'end'}, count(n));
 		}
-		for (const b of buckets) {
+		for (const b of h.buckets) {
 			const bar = add(svg, 'rect', {class: 'bar', x: x(b.lower) + 0.5, width: Math.max(1, x(b.upper) - x(b.lower) - 1), y: y(b.count), height: height - bottom - y(b.count)});
-			add(bar, 'title', {}, `${seconds(b.lower)} to ${seconds(b.upper)}: ${count(b.count)}`);
+			add(bar, 'title', {}, `${show(b.lower)} to ${show(b.upper)}: ${count(b.count)}`);
 		}
-		for (const v of decades(2 ** low, 2 ** high)) {
+		for (const v of ticks) {
 			add(svg, 'line', {class: 'tick', x1: x(v), x2: x(v), y1: height - bottom, y2: height - bottom + 6});
-			add(svg, 'text', {x: x(v), y: height - bottom + 22, 'text-anchor': 'middle'}, seconds(v));
+			add(svg, 'text', {x: x(v), y: height - bottom + 22, 'text-anchor': 'middle'}, show(v));
 		}
 	}
 
@@ -146,25 +150,25 @@ const charts = (() => {
 		}
 	}
 
-	// heatmap draws latency over the intervals of a run.
+	// heatmap draws a histogram over the intervals of a run.
 	function heatmap(parent, h, duration, label) {
 		const height = 320, bottom = 36;
 		const svg = frame(parent, height, label);
-		const [low, high] = range(h.buckets);
-		const at = (v) => (Math.log2(v) - low) / (high - low);
+		const {at, ticks, show} = scale(h);
 		let from = 0;
 		const columns = h.intervals.map((i) => {
 			const column = {from, to: i.end, cells: i.buckets.map((b) => ({low: at(b.lower), high: at(b.upper), count: b.count, bucket: b}))};
 			from = i.end;
 			return column;
 		});
-		const [x, y] = cells(svg, height, bottom, columns, Math.max(duration, from, 1), (column, cell) =>
-			`${column.from.toFixed(1)} s to ${column.to.toFixed(1)} s, ${seconds(cell.bucket.lower)} to ${seconds(cell.bucket.upper)}: ${count(cell.count)}`);
-		for (const v of decades(2 ** low, 2 ** high)) {
+		const end = Math.max(duration, from, 1);
+		const [x, y] = cells(svg, height, bottom, columns, end, (column, cell) =>
+			`${column.from.toFixed(1)} s to ${column.to.toFixed(1)} s, ${show(cell.bucket.lower)} to ${show(cell.bucket.upper)}: ${count(cell.count)}`);
+		for (const v of ticks) {
 			add(svg, 'line', {class: 'grid', x1: left, x2: width - right, y1: y(at(v)), y2: y(at(v))});
-			add(svg, 'text', {x: left - 8, y: y(at(v)) + 4, 'text-anchor': 'end'}, seconds(v));
+			add(svg, 'text', {x: left - 8, y: y(at(v)) + 4, 'text-anchor': 'end'}, show(v));
 		}
-		timeAxis(svg, height, bottom, x, Math.max(duration, from, 1));
+		timeAxis(svg, height, bottom, x, end);
 	}
 
 	// offsets draws where on a disk the I/O of events was, over time.

@@ -74,14 +74,16 @@
 		result.replaceChildren();
 		data.histograms.filter((h) => h.count > 0).forEach((h, i) => {
 			const node = charts.section(result, 'histogram-' + i, h.help);
-			add(node, 'p', {}, `${count(h.count)} values, mean ${seconds(h.sum / h.count)}, median ${seconds(h.median)}, p99 ${seconds(h.p99)}`);
-			charts.histogram(node, h.buckets, `Histogram of ${h.name}: ${h.count} values, median ${seconds(h.median)}, 99th percentile ${seconds(h.p99)}`);
+			const show = h.linear ? charts.bytes : seconds;
+			const summary = h.linear ? `${count(h.count)} values` : `${count(h.count)} values, mean ${show(h.sum / h.count)}, median ${show(h.median)}, p99 ${show(h.p99)}`;
+			add(node, 'p', {}, summary);
+			charts.histogram(node, h, `Histogram of ${h.name}: ${summary}`);
 			add(node, 'h3', {}, 'Over time');
 			charts.heatmap(node, h, data.duration_seconds, `Heat map of ${h.name} over ${data.duration_seconds} seconds`);
-			const rows = h.buckets.map((b) => [`${seconds(b.lower)} to ${seconds(b.upper)}`, b.count]);
-			keyed(charts.table(node, 'Buckets as a table', ['Time', 'Count'], rows), 'buckets-' + i, open);
+			const rows = h.buckets.map((b) => [`${show(b.lower)} to ${show(b.upper)}`, b.count]);
+			keyed(charts.table(node, 'Buckets as a table', [h.linear ? 'Place' : 'Time', 'Count'], rows), 'buckets-' + i, open);
 			if (h.series.length > 1) {
-				const series = h.series.map((s) => [Object.values(s.labels).join(', '), s.count, seconds(s.sum / s.count)]);
+				const series = h.series.map((s) => [Object.values(s.labels).join(', '), s.count, show(s.sum / s.count)]);
 				keyed(charts.table(node, 'By ' + Object.keys(h.series[0].labels).join(', '), ['Labels', 'Count', 'Mean'], series), 'series-' + i, open);
 			}
 		});
