@@ -199,6 +199,9 @@ func (m *Manager) runCandidates(t *tool, options map[string]string) (candidates 
 	why = errors.New("no source is allowed by --tools.backends and the options")
 	for _, s := range m.orderedFor(t.def, options) {
 		path, reason := m.usable(t.def, s, kernel)
+		if reason == "" {
+			reason = s.Kernel.excludes(kernel) // a run proves nothing
+		}
 		switch {
 		case reason != "":
 			why = fmt.Errorf("%s: %s", s.Backend, reason)
