@@ -2,6 +2,7 @@ package tools
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -258,6 +259,9 @@ func (f *feed) pass(s Sample) {
 		f.gate.take(s)
 		return
 	}
+	if f.own.isTest(s.Labels) {
+		return
+	}
 	if s.Metric == f.d.Metrics[0] {
 		f.counters.events.Add(s.Count)
 		if s.Metric.Type == "counter" {
@@ -393,7 +397,7 @@ func (f *feed) event(columns []string) []string {
 }
 
 func (f *feed) keep(values []string) {
-	if f.ring == nil || f.gate.shut() {
+	if f.ring == nil || f.gate.shut() || f.own.isTest(values) {
 		return
 	}
 	for i, value := range values {
@@ -487,6 +491,37 @@ type ownDoings struct {
 	pid  string
 	port string
 	kids atomic.Pointer[map[string]bool]
+	// tests are the names under which self-tests are made, or nil. One tool
+	// may be in its self-test while others serve.
+	tests atomic.Pointer[map[string]bool]
+}
+
+// addTest makes the doings of a self-test the exporter's own. It is called by
+// one goroutine at a time.
+func (o *ownDoings) addTest(names ...string) {
+	tests := make(map[string]bool)
+	if before := o.tests.Load(); before != nil && len(*before) < 1000 {
+		maps.Copy(tests, *before)
+	}
+	for _, name := range names {
+		tests[name] = true
+	}
+	o.tests.Store(&tests)
+}
+
+// isTest tells whether one of the values is a name of a self-test. No name is
+// short or common enough to be another's by chance.
+func (o *ownDoings) isTest(values []string) bool {
+	tests := o.tests.Load()
+	if tests == nil {
+		return false
+	}
+	for _, value := range values {
+		if (*tests)[value] {
+			return true
+		}
+	}
+	return false
 }
 
 // is tells whether an event is of the exporter's own doing.

@@ -145,3 +145,23 @@ func TestAmount(t *testing.T) {
 		}
 	}
 }
+
+// One tool may be in its self-test while another serves already.
+func TestOthersSelfTest(t *testing.T) {
+	d := builtins(t).Tool("execsnoop")
+	sink := newSums(t)
+	f := newFeed(d, d.Sources[2], nil, sink, NewRing(10), new(counters), new(ownDoings))
+	text := "PCOMM            PID    PPID   RET ARGS\n" +
+		"selfabcdef       1000   999      0 /tmp/selfabcdef\nsh               1001   999      0 /bin/sh\n"
+	lines(f, text)
+	f.own.addTest("selfabcdef", "127.64.1.1")
+	lines(f, text)
+	f.own.addTest("selfabcdee")
+	lines(f, text)
+	if test, other := sink.add[`bpf_execsnoop_execs_total{comm="selfabcdef",result="success"}`], sink.add[`bpf_execsnoop_execs_total{comm="sh",result="success"}`]; test != 1 || other != 3 {
+		t.Errorf("%v execs of a self-test and %v others, want 1 from before it was one, and 3", test, other)
+	}
+	if n := len(f.ring.Recent(10)); n != 4 || f.counters.events.Load() != 4 {
+		t.Errorf("%d events shown, %d counted, want 4", n, f.counters.events.Load())
+	}
+}

@@ -127,6 +127,7 @@ func NewManager(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, byName: make(map[string]*tool), running: make(map[int]*runner), stats: newBPFStats(), found: make(chan struct{}), taps: taps,
 		prover: &prover{dirs: fileDirs}, verdicts: newVerdicts(cfg.StateDirectory), again: make(chan struct{}, 1),
 		own: &ownDoings{on: cfg.ExcludeSelf, pid: strconv.Itoa(os.Getpid()), port: cfg.ListenPort}}
+	m.prover.own = m.own
 	if cfg.StateDirectory != "" {
 		m.prover.dirs = append([]string{cfg.StateDirectory}, fileDirs...)
 	}
@@ -410,54 +411,73 @@ func (m *Manager) proveAlone(ctx context.Context, r *runner) error {
 	return err
 }
 
-// attachShared starts one bpftrace for all tools, or finds out which of them
-// it does not start with, or counts wrong for, and goes on without those.
+// attachShared starts one bpftrace for all tools, or finds one that it does not
+// start with, or some that it counts wrong for, and gives those up.
 func (m *Manager) attachShared(ctx context.Context, shared []*tool) {
 	for _, t := range shared {
 		m.endRunner(t)
 	}
 	r := m.newRunner(shared, shared[0].first().path)
-	err := r.try(ctx)
-	if err == nil {
-		var bad failed
-		if bad, err = m.prove(ctx, r); err == nil && len(bad) == 0 {
-			r.up(r.current())
-			m.keep(ctx, r)
-			return
-		}
-		r.stopChild(ctx)
-		for member, why := range bad {
-			m.next(ctx, member.tool, selfTestError(why))
-		}
-		if len(bad) > 0 {
-			return
-		}
-	}
-	if len(shared) == 1 || ctx.Err() != nil {
-		for _, t := range shared {
-			m.next(ctx, t, err)
-		}
+	if err := r.try(ctx); err != nil {
+		culprit, why := m.culprit(ctx, shared, err)
+		m.next(ctx, culprit, why)
 		return
 	}
-	if !m.rejectAlone(ctx, shared) {
-		// Each works alone: what fails is all of them together.
-		m.next(ctx, shared[len(shared)-1], fmt.Errorf("only together with others: %w", err))
+	bad, err := m.prove(ctx, r)
+	if err == nil && len(bad) == 0 {
+		r.up(r.current())
+		m.keep(ctx, r)
+		return
+	}
+	r.stopChild(ctx)
+	for member, why := range bad {
+		m.next(ctx, member.tool, selfTestError(why))
+	}
+	if err != nil {
+		culprit, why := m.culprit(ctx, shared, err)
+		m.next(ctx, culprit, why)
 	}
 }
 
-// rejectAlone tries each tool by itself and tells whether one failed.
-func (m *Manager) rejectAlone(ctx context.Context, shared []*tool) bool {
-	found := false
-	for _, t := range shared {
-		r := m.newRunner([]*tool{t}, t.first().path)
-		err := r.try(ctx)
-		r.stopChild(ctx)
-		if err != nil {
-			found = true
-			m.next(ctx, t, err)
+// culprit finds a tool with which bpftrace does not start, when it does not with
+// all of them: the last one of the shortest beginning of the list that fails. Tools that
+// are on by default stand first, so that others give way.
+func (m *Manager) culprit(ctx context.Context, shared []*tool, err error) (*tool, error) {
+	shared = slices.Clone(shared)
+	slices.SortStableFunc(shared, func(a, b *tool) int { return rank(a) - rank(b) })
+	good := 0 // so many start
+	for bad := len(shared); bad-good > 1 && ctx.Err() == nil; {
+		n := (good + bad) / 2
+		if one := m.tryOnly(ctx, shared[:n]); one != nil {
+			bad, err = n, one
+			shared = shared[:n]
+		} else {
+			good = n
 		}
 	}
-	return found
+	last := shared[len(shared)-1]
+	if len(shared) == 1 || ctx.Err() != nil {
+		return last, err
+	}
+	if alone := m.tryOnly(ctx, shared[len(shared)-1:]); alone != nil {
+		return last, alone
+	}
+	return last, fmt.Errorf("only together with others: %w", err)
+}
+
+func rank(t *tool) int {
+	if t.def.Default {
+		return 0
+	}
+	return 1
+}
+
+// tryOnly tells why bpftrace does not start with just these tools.
+func (m *Manager) tryOnly(ctx context.Context, tools []*tool) error {
+	r := m.newRunner(tools, tools[0].first().path)
+	err := r.try(ctx)
+	r.stopChild(ctx)
+	return err
 }
 
 // next gives up a tool's first candidate.

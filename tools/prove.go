@@ -29,6 +29,7 @@ const (
 
 // A prover makes workloads, for all sources at once that wait for one.
 type prover struct {
+	own  *ownDoings
 	dirs []string // where files may be made
 
 	mu        sync.Mutex
@@ -84,6 +85,7 @@ func (p *prover) lead(ctx context.Context, r *round) {
 		}
 	}
 	r.plan = selftest.NewPlan(workloads, p.dirs)
+	p.own.addTest(r.plan.Comm, r.plan.Address, r.plan.Lossy)
 	for _, m := range members {
 		m.feed.gate.arm(m.tool.def, m.source, m.tool.options, r.plan)
 	}

@@ -28,8 +28,8 @@ type Workload struct {
 // Workloads are all there are, by name.
 var Workloads = map[string]*Workload{
 	"exec": {
-		Help:  "runs the exporter's own program under a comm of its own; each of those tries to run something that does not exist, too",
-		Names: []string{"comm"}, Numbers: []string{"execs", "failed"},
+		Help:  "runs the exporter's own program under a comm of its own; each but one of those tries to run something that does not exist, too, and ends with exit status 7",
+		Names: []string{"comm"}, Numbers: []string{"execs", "failed", "exits"},
 		count: func(p *Plan) { p.Execs = between(8, 12) },
 		did:   "ran {execs} programs as {comm}, and in vain {failed} more",
 	},
@@ -60,6 +60,32 @@ var Workloads = map[string]*Workload{
 		count: func(p *Plan) { p.Blocks = between(90, 180) },
 		did:   "made {writes} direct writes and {reads} direct reads, while all disks had {max_requests} requests",
 	},
+	"ext4": {
+		Help:  "writes, reads and syncs a file on ext4",
+		Names: []string{"comm"}, Numbers: []string{"reads", "writes", "syncs"},
+		run:   func(w *worker) error { return w.files("ext4") },
+		count: func(p *Plan) { p.Files = between(100, 200) },
+		did:   "made {writes} writes, {reads} reads and {syncs} syncs of a file on ext4",
+	},
+	"xfs": {
+		Help:  "writes, reads and syncs a file on XFS",
+		Names: []string{"comm"}, Numbers: []string{"reads", "writes", "syncs"},
+		run:   func(w *worker) error { return w.files("xfs") },
+		count: func(p *Plan) { p.Files = between(100, 200) },
+		did:   "made {writes} writes, {reads} reads and {syncs} syncs of a file on XFS",
+	},
+	"cpu": {
+		Help:  "computes for half a second of CPU time",
+		Names: []string{"comm"}, Numbers: []string{"cpu_seconds"},
+		run: (*worker).cpu,
+		did: "computed for {cpu_seconds} s as {comm}",
+	},
+	"sched": {
+		Help:  "has two threads compete for one CPU; waits is how often it was given to one of them, as /proc/PID/schedstat counts",
+		Names: []string{"comm"}, Numbers: []string{"waits"},
+		run: (*worker).sched,
+		did: "had two threads wait for a CPU {waits} times",
+	},
 	"cache": {
 		Help:  "writes a file, drops it from the page cache, and reads it cold and three times warm; max_* are what /proc/vmstat counted since the tool's start",
 		Names: []string{"comm"}, Numbers: []string{"pages", "warm", "max_missed", "max_dirtied"},
@@ -81,15 +107,16 @@ func Names() []string {
 
 // A Plan says what a run does.
 type Plan struct {
-	Workloads []string
-	Comm      string // of all processes whose doings are to be seen
-	Address   string // both ends of the connections of tcp
-	Lossy     string // both ends of the connection of retransmit
-	Dir       string // where files are made; "" if there is no place for them
-	NoDir     string // why there is none
-	Device    string // the disk that holds Dir, "" if that cannot be told
+	Workloads  []string
+	Comm       string // of all processes whose doings are to be seen
+	Address    string // both ends of the connections of tcp
+	Lossy      string // both ends of the connection of retransmit
+	Dir        string // where files are made; "" if there is no place for them
+	NoDir      string // why there is none
+	FileSystem string // of Dir
+	Device     string // the disk that holds Dir, "" if that cannot be told
 
-	Execs, Opens, Sessions, Blocks, Pages int
+	Execs, Opens, Sessions, Blocks, Files, Pages int
 }
 
 // NewPlan chooses names and numbers at random. Files go to the first of dirs
@@ -99,7 +126,7 @@ func NewPlan(workloads []string, dirs []string) *Plan {
 	p := &Plan{Workloads: workloads, Comm: "self" + randomHex(3), Address: loopback(64), Lossy: loopback(128)}
 	p.Dir, p.NoDir = onDisk(dirs)
 	if p.Dir != "" {
-		p.Device = device(p.Dir)
+		p.Device, p.FileSystem = device(p.Dir), fileSystem(p.Dir)
 	}
 	for _, name := range workloads {
 		if count := Workloads[name].count; count != nil {

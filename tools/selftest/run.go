@@ -3,7 +3,6 @@ package selftest
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,7 +49,7 @@ func Run(ctx context.Context, p *Plan) (*Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := start(ctx, itself, roleFirst, string(plan))
+	out, err := start(ctx, itself, roleFirst, string(plan), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -67,8 +66,9 @@ type order struct {
 	Link string
 }
 
-// start runs the program in a role and returns its stdout.
-func start(ctx context.Context, path, role, plan string) (string, error) {
+// start runs the program in a role, which ends with the status, and returns its
+// stdout.
+func start(ctx context.Context, path, role, plan string, status int) (string, error) {
 	var out, faults strings.Builder
 	p, err := process.Start(process.Spec{
 		Path: path, Env: append(process.DefaultEnv(), roleEnv+"="+role, planEnv+"="+plan), Grace: time.Second,
@@ -89,7 +89,7 @@ func start(ctx context.Context, path, role, plan string) (string, error) {
 		<-p.Done()
 		return "", fmt.Errorf("the workload's process does not end: %w", ctx.Err())
 	}
-	if exit := p.Exit(); exit.Code != 0 {
+	if exit := p.Exit(); exit.Code != status {
 		return "", fmt.Errorf("the workload's process: %s: %s", exit, faults.String())
 	}
 	return out.String(), nil
@@ -111,7 +111,7 @@ func Main() bool {
 	case roleFirst:
 		first(&o)
 	case roleExec:
-		fail(&o)
+		fail()
 	case roleWorker:
 		(&worker{order: &o, facts: newFacts()}).work()
 	}
@@ -127,13 +127,13 @@ func first(o *order) {
 	}
 	worked := make(chan result, 1)
 	go func() {
-		out, err := start(context.Background(), o.Link, roleWorker, plan)
+		out, err := start(context.Background(), o.Link, roleWorker, plan, 0)
 		worked <- result{out, err}
 	}()
 	failed := 0
 	var fault error
 	for range o.Execs {
-		if _, err := start(context.Background(), o.Link, roleExec, plan); err != nil {
+		if _, err := start(context.Background(), o.Link, roleExec, plan, execStatus); err != nil {
 			fault = err
 			break
 		}
@@ -149,7 +149,7 @@ func first(o *order) {
 		case name == "exec" && fault != nil:
 			facts.Failed[name] = fault.Error()
 		case name == "exec":
-			facts.Numbers[name] = map[string]float64{"execs": float64(o.Execs + 1), "failed": float64(failed)} // the worker's, too
+			facts.Numbers[name] = map[string]float64{"execs": float64(o.Execs + 1), "failed": float64(failed), "exits": float64(failed)} // the worker's, too
 		case r.err != nil:
 			facts.Failed[name] = r.err.Error()
 		}
@@ -163,5 +163,5 @@ func print(facts *Facts) {
 	}
 }
 
-// errUnexpected is a program that is not there and runs all the same.
-var errUnexpected = errors.New("a program that does not exist was executed")
+// execStatus is the exit status of an exec that is to be seen.
+const execStatus = 7
