@@ -154,7 +154,7 @@ func TestInvalidDefinitions(t *testing.T) {
 		"set-column":              `probe/tool.yaml:33: set seconds: no column "us"; there are: comm, pid, ms`,
 		"secret":                  `probe/tool.yaml:4: no field "argv"; there are: comm, pid, seconds`,
 		"set-field":               `probe/tool.yaml:33: no field "millis"; there are: comm, pid, seconds`,
-		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, exit_signal, exit_status, family, flags, number, offset, path, rwbs, scale, service_port, sum, syscall, tcp_state`,
+		"set-function":            `probe/tool.yaml:33: set seconds: no function "round"; there are: address, argv, choose, comm, device, direction, errno, exit_signal, exit_status, family, flags, number, offset, path, rwbs, scale, service_port, skip, sum, syscall, tcp_state`,
 		"set-rest":                `probe/tool.yaml:33: set seconds: unexpected "/ 2" after "scale(ms, '1e-3')"`,
 		"set-syntax":              `probe/tool.yaml:33: set seconds: scale(...): want , or ) at ""`,
 		"source-empty":            "probe/tool.yaml:34: this source is empty",

@@ -70,6 +70,7 @@ var functions = map[string]function{
 	"service_port": {3, func(a []string) string { return servicePort(a[0], a[1], a[2]) }},
 	"tcp_state":    {1, func(a []string) string { return tcpState(a[0]) }},
 	"path":         {1, func(a []string) string { return cString(a[0]) }},
+	"skip":         {2, func(a []string) string { return skip(a[0], a[1]) }},
 	"rwbs":         {1, func(a []string) string { return rwbsOperation(a[0]) }},
 	"exit_status":  {1, func(a []string) string { status, _ := exitStatus(a[0]); return status }},
 	"exit_signal":  {1, func(a []string) string { _, signal := exitStatus(a[0]); return signal }},
@@ -193,17 +194,23 @@ func argv(s string) string {
 }
 
 // cString decodes what bpftrace's %rx prints of a C string: it ends at its NUL,
-// behind which is whatever was there. A name without one is cut.
+// behind which is whatever was there. One without a NUL is cut.
 func cString(s string) string {
 	raw, _, whole := strings.Cut(string(output.UnescapeBuf([]byte(s))), "\x00")
-	if !whole && len(raw) == maxPath {
+	if !whole && raw != "" {
 		raw += "..."
 	}
 	return raw
 }
 
-// maxPath is how much of a path scripts read.
-const maxPath = 160
+// skip leaves the first bytes out of what bpftrace's %rx prints.
+func skip(s, bytes string) string {
+	n, err := strconv.ParseUint(bytes, 10, 16)
+	if err != nil {
+		return ""
+	}
+	return s[min(int(n)*len(`\x00`), len(s)):]
+}
 
 // errnoName gives "success" for 0 and an errno's name for it or its negative.
 func errnoName(s string) string {

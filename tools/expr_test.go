@@ -116,10 +116,12 @@ func TestFunctions(t *testing.T) {
 
 		{"path(a)", `\x2f\x65\x74\x63\x00\x73\x65\x63`, "", "", "/etc"},
 		{"path(a)", `\x00\x73`, "", "", ""},
-		{"path(a)", `\x6e\xc3\xa9`, "", "", "né"},
+		{"path(a)", `\x6e\xc3\xa9`, "", "", "né..."},
 		{"path(a)", "", "", "", ""},
-		{"path(a)", strings.Repeat(`\x78`, maxPath), "", "", strings.Repeat("x", maxPath) + "..."},
-		{"path(a)", strings.Repeat(`\x78`, maxPath-1) + `\x00`, "", "", strings.Repeat("x", maxPath-1)},
+
+		{"skip(a, b)", `\x2f\x65\x74`, "1", "", `\x65\x74`},
+		{"skip(a, b)", `\x2f\x65`, "3", "", ""},
+		{"skip(a, b)", `\x2f\x65`, "-1", "", ""},
 
 		{"rwbs(a)", "R", "", "", "read"},
 		{"rwbs(a)", "RA", "", "", "read"},

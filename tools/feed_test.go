@@ -743,3 +743,28 @@ func FuzzFeed(f *testing.F) {
 		}
 	})
 }
+
+// bcc's execsnoop has filled ids with blanks to six characters, to seven since,
+// and calls its first column by two names.
+func TestExecsnoopLayouts(t *testing.T) {
+	d := builtins(t).Tool("execsnoop")
+	for _, s := range d.Sources {
+		if s.Backend != "bcc" || s.When["failed"] == "true" {
+			continue
+		}
+		c := newTestChild(t, d, s)
+		c.take([]byte("PCOMM            PID    PPID   RET ARGS\n" +
+			"sh               12345  1        0 /bin/sh -c true\n" +
+			"a b              1      1234567   0 /bin/x\n" +
+			"COMM             PID     PPID    RET ARGS\n" +
+			"sh               12345   1         0 /bin/sh -c true\n" +
+			"sh               1234567 1234567  -2 \n"))
+		want := `bpf_execsnoop_execs_total{comm="a b",result="success"} 1
+bpf_execsnoop_execs_total{comm="sh",result="ENOENT"} 1
+bpf_execsnoop_execs_total{comm="sh",result="success"} 2
+`
+		if got := c.sums.text(); got != want || c.tool.counters.parseErrors.Load() != 0 {
+			t.Errorf("got\n%s%s\nwant\n%s", got, c.accounts(), want)
+		}
+	}
+}
