@@ -23,14 +23,20 @@ const helperEnv = "BPF_TOOLS_EXPORTER_TEST_HELPER"
 // helpers are the workloads, by name. Each reads what it needs from its
 // arguments and writes what it did to stdout.
 var helpers = map[string]func(args []string) error{
-	"execs":          execsHelper,
-	"failing-execs":  failingExecsHelper,
-	"tcp-server":     tcpServerHelper,
-	"tcp-client":     tcpClientHelper,
-	"tcp-paced":      tcpPacedHelper,
-	"retransmits":    retransmitsHelper,
-	"read-files":     readFilesHelper,
-	"wait-for-stdin": waitHelper,
+	"execs":           execsHelper,
+	"failing-execs":   failingExecsHelper,
+	"tcp-server":      tcpServerHelper,
+	"tcp-client":      tcpClientHelper,
+	"tcp-paced":       tcpPacedHelper,
+	"retransmits":     retransmitsHelper,
+	"read-files":      readFilesHelper,
+	"wait-for-stdin":  waitHelper,
+	"opens":           opensHelper,
+	"file-operations": fileOperationsHelper,
+	"exit":            exitHelper,
+	"wait-loudly":     waitLoudlyHelper,
+	"system-calls":    systemCallsHelper,
+	"eat-memory":      eatMemoryHelper,
 }
 
 func TestMain(m *testing.M) {
