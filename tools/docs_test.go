@@ -147,7 +147,7 @@ var beyondSchema = strings.Fields(`arguments-option arguments-value bounded colu
 	map-slot-counter map-slot-first map-total-histogram map-total-in-no-script metric-twice name-end
 	name-of-other-folder option-bounds option-default option-value-twice pattern pattern-groups rows script-begin
 	script-folder script-foreign-map script-gone script-huge script-option secret selftest-bound
-	selftest-bound-zero selftest-label selftest-metric selftest-name selftest-when selftest-when-value
+	selftest-bound-zero selftest-label selftest-metric selftest-name selftest-when selftest-when-value selftest-workload selftest-workload
 	set-arguments set-choose set-column set-field set-function set-rest set-syntax shown-field shown-option
 	shown-string skipped stacks-map stacks-metric stacks-total two-documents value-not-given value-string
 	value-unknown when when-value width-of-counter`)
