@@ -13,7 +13,7 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 
 # Debian's packages: the tools, and what only the tests need.
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
-TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs
+TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs chromium curl
 
 .PHONY: all build run deps deps-tools deps-test test lint schema race fuzz bench package release clean
 

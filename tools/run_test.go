@@ -311,3 +311,34 @@ func TestTakeStacks(t *testing.T) {
 		t.Errorf("%d parse errors, want 1 of more samples than there were", n)
 	}
 }
+
+// TestRunEndsStubbornTool has one that does not mind SIGINT, and one that never
+// attaches while its reader leaves.
+func TestRunEndsStubbornTool(t *testing.T) {
+	m, _ := fakeManager(t, func(c *Config) { c.Enabled["fake"] = false }, "stubborn")
+	began := time.Now()
+	if _, err := m.Run(t.Context(), RunSpec{Tool: "fake", Duration: 300 * time.Millisecond}, newGathered()); err != nil {
+		t.Fatal(err)
+	}
+	if left := len(m.runners()); left > 0 || time.Since(began) > 30*time.Second {
+		t.Errorf("%d processes left after %s", left, time.Since(began))
+	}
+	m, _ = fakeManager(t, func(c *Config) { c.Enabled["fake"] = false }, "hang")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, context.Canceled)
+	defer cancel()
+	if _, err := m.Run(ctx, RunSpec{Tool: "fake", Duration: time.Minute}, newGathered()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left := len(m.runners()); left > 0 {
+		t.Errorf("%d processes left", left)
+	}
+}
+
+// TestRunOfDyingTool has one that ends before its time.
+func TestRunOfDyingTool(t *testing.T) {
+	m, _ := fakeManager(t, func(c *Config) { c.Enabled["fake"] = false }, "die")
+	_, err := m.Run(t.Context(), RunSpec{Tool: "fake", Duration: time.Minute}, newGathered())
+	if err == nil || errors.Is(err, ErrCannotRun) || !strings.Contains(err.Error(), "out of luck") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -82,17 +82,19 @@ func (s *server) admitted(w http.ResponseWriter, r *http.Request) bool {
 		fail(w, http.StatusMethodNotAllowed, "a run is not started by HEAD")
 		return false
 	}
-	if err := s.access.checkRun(r); err != nil {
-		s.Logger.Info("run refused", "client", r.RemoteAddr, "path", r.URL.Path, "err", err)
-		fail(w, http.StatusForbidden, err.Error())
-		return false
+	err := s.access.checkRun(r)
+	if err == nil {
+		err = foreign(r)
 	}
-	if err := foreign(r); err != nil {
-		s.Logger.Info("run refused", "client", r.RemoteAddr, "path", r.URL.Path, "err", err)
-		fail(w, http.StatusForbidden, err.Error())
-		return false
+	if err == nil {
+		return true
 	}
-	return true
+	// Anyone can be refused as often as he likes: not every time is a line.
+	if now := time.Now().Unix(); s.refused.Swap(now) != now {
+		s.Logger.Info("run refused", "client", r.RemoteAddr, "path", r.URL.Path, "err", err)
+	}
+	fail(w, http.StatusForbidden, err.Error())
+	return false
 }
 
 // failRun answers with what is wrong with a request for a run.

@@ -17,6 +17,7 @@ import (
 	"net/http/pprof"
 	"path"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"bpf_tools_exporter/tools"
@@ -76,6 +77,7 @@ type server struct {
 	access       access
 	pages        pages
 	streams      chan struct{} // holds a token for each stream that is open
+	refused      atomic.Int64  // when a refusal was last logged, in Unix seconds
 	writeTimeout time.Duration // within which a client must take what it follows
 }
 
@@ -158,7 +160,7 @@ func secured(next http.Handler) http.Handler {
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; " +
 			"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 		"Cross-Origin-Resource-Policy": "same-origin",
-		"Referrer-Policy":              "no-referrer",
+		"Referrer-Policy":              "same-origin",
 		"X-Content-Type-Options":       "nosniff",
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

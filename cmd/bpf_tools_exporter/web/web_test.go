@@ -166,7 +166,7 @@ func TestRoutes(t *testing.T) {
 			if strings.HasSuffix(c.body, "\n") && body != c.body || !strings.Contains(body, c.body) {
 				t.Errorf("body %q, want %q", body, c.body)
 			}
-			if header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Referrer-Policy") != "no-referrer" ||
+			if header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Referrer-Policy") != "same-origin" ||
 				!strings.Contains(header.Get("Content-Security-Policy"), "frame-ancestors 'none'") {
 				t.Errorf("security headers are missing: %v", header)
 			}

@@ -118,18 +118,52 @@
 	}
 
 	// tree makes the hierarchy of a flame graph from rows in depth-first order.
+	// Frames without a name that follow one another become one.
 	function tree(rows) {
+		const node = (name, libtype) => ({name, libtype, value: 0, self: 0, children: [], known: new Map()});
+		const root = node('all', 'user');
 		const path = [];
 		for (const row of rows) {
-			const kernel = row.label.endsWith('_[k]');
-			const node = {name: visible(kernel ? row.label.slice(0, -4) : row.label), libtype: kernel ? 'kernel' : 'user', value: row.value, self: row.self, children: []};
 			path.length = row.level;
-			if (row.level > 0) {
-				path[row.level - 1].children.push(node);
+			path.push(row.label);
+			if (row.self === 0) {
+				continue;
 			}
-			path.push(node);
+			let at = root;
+			at.value += row.self;
+			for (let i = 1; i < path.length; i++) {
+				if (path[i] === path[i - 1] && path[i].startsWith('[unknown]')) {
+					continue;
+				}
+				if (!at.known.has(path[i])) {
+					const kernel = path[i].endsWith('_[k]');
+					const child = node(visible(kernel ? path[i].slice(0, -4) : path[i]), kernel ? 'kernel' : 'user');
+					at.known.set(path[i], child);
+					at.children.push(child);
+				}
+				at = at.known.get(path[i]);
+				at.value += row.self;
+			}
+			at.self += row.self;
 		}
-		return path[0];
+		return root;
+	}
+
+	// color tells programs in warm from the kernel in cold, and functions by a
+	// hash of their names.
+	function color(d) {
+		if (d.highlight) {
+			return '#c45ad8';
+		}
+		if (d.depth === 0) {
+			return '#9aa5b1';
+		}
+		let hash = 0;
+		for (const c of d.data.name) {
+			hash = (hash * 31 + c.codePointAt(0)) % 1009;
+		}
+		const hue = (d.data.libtype === 'kernel' ? 195 : 14) + hash % 34;
+		return `hsl(${hue}, ${d.data.libtype === 'kernel' ? 60 : 82}%, ${66 + hash % 9}%)`;
 	}
 
 	async function flame() {
@@ -143,7 +177,7 @@
 		add(field, 'label', {for: 'search'}, 'Search');
 		const input = add(field, 'input', {id: 'search', type: 'search', autocomplete: 'off', spellcheck: 'false'});
 		const reset = add(tools, 'button', {type: 'button', id: 'reset'}, 'Whole graph');
-		const details = add(node, 'p', {id: 'details', role: 'status'}, 'Point at a frame for its share, click to look closer. Kernel frames are orange.');
+		const details = add(node, 'p', {id: 'details', role: 'status'}, 'Point at a frame for its share, click to look closer. The kernel is blue.');
 		const place = add(node, 'div', {id: 'flame', class: 'flame', role: 'img', 'aria-label': 'Flame graph; the tables below have the same'});
 		const wide = Math.max(place.clientWidth, 320);
 		const share = (n) => (100 * n / root.value).toFixed(1) + ' %';
@@ -152,7 +186,7 @@
 			.inverted(false).sort(true).title('')
 			.setLabelHandler((d) => `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`)
 			.setSearchMatch((d, term) => term !== '' && d.data.name.toLowerCase().includes(term.toLowerCase()))
-			.setColorMapper((d, original) => d.highlight ? '#c45ad8' : d.depth === 0 ? '#9aa5b1' : original)
+			.setColorMapper(color)
 			.onClick((d) => { details.textContent = `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`; })
 			.onHover((d) => { details.textContent = `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`; });
 		chart.setSearchHandler((found, sum) => {
@@ -161,6 +195,7 @@
 			}
 		});
 		d3.select(place).datum(root).call(chart);
+		place.scrollTop = place.scrollHeight; // the flames rise from the bottom
 		let waiting = 0;
 		input.addEventListener('input', () => {
 			clearTimeout(waiting);
