@@ -35,6 +35,7 @@ type flags struct {
 	maxSeries   int
 	seriesIdle  time.Duration
 	maxDelay    time.Duration
+	startWithin time.Duration
 	cpuLimit    float64
 	memoryLimit units.Base2Bytes
 	selfTest    bool
@@ -247,6 +248,7 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("tools.max-series", "Series per metric; further ones are counted in one whose labels are \"other\".").Default("500").IntVar(&f.maxSeries)
 	app.Flag("tools.series-idle", "How long a series must be without change before it makes room for a new one.").Default("1h").DurationVar(&f.seriesIdle)
 	app.Flag("tools.restart-max-delay", "Longest pause before a tool that ended is started again.").Default("10s").DurationVar(&f.maxDelay)
+	app.Flag("tools.start-timeout", "How long a tool may take until it sees events; bcc compiles at each start, slowly on small machines.").Default("2m").DurationVar(&f.startWithin)
 	app.Flag("tools.cpu-limit", "Cores that one tool's process may take, over a minute, before it is stopped; 0 is no limit.").Default("1").Float64Var(&f.cpuLimit)
 	app.Flag("tools.memory-limit", "Resident memory that one tool's process may take before it is stopped; 0 is no limit.").Default("512MiB").BytesVar(&f.memoryLimit)
 	app.Flag("events.log", "File to which events are appended as JSON lines, or stdout. SIGHUP opens the file again.").PlaceHolder("FILE").StringVar(&f.events.Path)
@@ -293,6 +295,8 @@ func (f *flags) check() error {
 		return fmt.Errorf("--tools.series-idle: %s: want more than 0", f.seriesIdle)
 	case f.maxDelay < time.Second:
 		return fmt.Errorf("--tools.restart-max-delay: %s: want 1s or more", f.maxDelay)
+	case f.startWithin < time.Second:
+		return fmt.Errorf("--tools.start-timeout: %s: want 1s or more", f.startWithin)
 	case f.cpuLimit < 0:
 		return fmt.Errorf("--tools.cpu-limit: %g: want 0 or more", f.cpuLimit)
 	case f.memoryLimit < 0:
@@ -318,7 +322,7 @@ func (f *flags) managerConfig(sink tools.Sink, events *eventlog.Log, logger log.
 		Catalog: f.catalog, Enabled: f.enabled, Options: f.options, Backends: f.backends, Pinned: f.pinned,
 		SelfTest: f.selfTest, StateDirectory: f.stateDir,
 		ExcludeSelf: f.excludeSelf, ListenPort: f.listenPort(),
-		RestartMaxDelay: f.maxDelay, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Events: events.Add, Logger: logger,
+		RestartMaxDelay: f.maxDelay, AttachTimeout: f.startWithin, CPULimit: f.cpuLimit, MemoryLimit: uint64(f.memoryLimit), Sink: sink, Events: events.Add, Logger: logger,
 	}
 }
 

@@ -14,7 +14,7 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Ori
 packages=linux-image-cloud-amd64,linux-headers-cloud-amd64,bpftrace,bpfcc-tools
 # libbpf-tools are in Debian from 12.
 [ "$suite" = bullseye ] || packages=$packages,libbpf-tools
-packages=$packages,systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,e2fsprogs,logrotate,procps,ca-certificates
+packages=$packages,systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,e2fsprogs,xfsprogs,logrotate,procps,ca-certificates
 
 mkdir -p "$folder"
 work=$(mktemp -d "$folder/work.XXXXXX")
