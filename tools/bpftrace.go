@@ -95,15 +95,6 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.CreateTemp("", "bpf_tools_exporter-*.bt")
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	if _, err := file.WriteString(program); err != nil {
-		os.Remove(file.Name())
-		return nil, err
-	}
 	keys, maxLine, wait := mapKeys, maxMapLine, grace
 	if members[0].source.Stacks != nil { // it is alone
 		keys, maxLine, wait = stackKeys, maxStacksLine, stacksGrace
@@ -111,23 +102,14 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 	c := &child{members: members, path: spec.path, attached: make(chan struct{}), started: time.Now(), answers: true, flush: func() {}}
 	c.process, err = process.Start(process.Spec{
 		Path: spec.path,
-		Args: []string{"-f", "json", "-B", "line", file.Name(), strconv.Itoa(os.Getpid()), orNone(spec.exclude), orNone(spec.port)},
-		Env:  bpftraceEnv(spec.version, keys), MaxLine: maxLine, Grace: wait,
+		Args: []string{"-f", "json", "-B", "line", "-", strconv.Itoa(os.Getpid()), orNone(spec.exclude), orNone(spec.port)},
+		Env:  bpftraceEnv(spec.version, keys), Stdin: program, MaxLine: maxLine, Grace: wait,
 		Stdout: c.message, Stderr: c.stderr,
 	})
 	if err != nil {
-		os.Remove(file.Name())
 		return nil, err
 	}
 	interest(c.process)
-	// bpftrace has read its program when it is attached, or is gone.
-	go func() {
-		select {
-		case <-c.attached:
-		case <-c.process.Done():
-		}
-		os.Remove(file.Name())
-	}()
 	return c, nil
 }
 

@@ -46,6 +46,9 @@ type Spec struct {
 	Args []string // without argv[0], which is Path
 	Env  []string // the whole environment; nothing is inherited. DefaultEnv has what most tools need
 
+	// Stdin is what the program reads on its stdin, nothing by default.
+	Stdin string
+
 	// PTY makes stdout a pseudo-terminal in raw mode, for programs that hold output back on a pipe, as
 	// libbpf-tools do, 4 KiB of it. stderr is always a pipe of its own.
 	PTY bool
@@ -93,7 +96,7 @@ func Start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	ends, err := openStdio(spec.PTY)
+	ends, err := openStdio(spec.Stdin, spec.PTY)
 	if err != nil {
 		return nil, err
 	}

@@ -106,6 +106,27 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// A megabyte, more than a pipe holds, of a child that reads nothing is no matter either.
+func TestStdin(t *testing.T) {
+	input := "first\n" + strings.Repeat("x", 1<<20)
+	for script, want := range map[string][]string{
+		"head -n 1":             {"first"},
+		"wc -c":                 {strconv.Itoa(len(input))},
+		"echo reads no":         {"reads no"},
+		"cat /dev/fd/0 | wc -l": {"1"},
+	} {
+		var out collector
+		spec := shell(script)
+		spec.Stdin, spec.Stdout = input, out.add
+		if exit := await(t, start(t, spec)); ended(exit) != (Exit{}) {
+			t.Error(exit)
+		}
+		if got := out.all(); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
+	}
+}
+
 // TestInherited looks at what a child has from its parent besides its environment.
 func TestInherited(t *testing.T) {
 	secret, err := os.Open("/etc/passwd")

@@ -2,6 +2,7 @@ package process
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/creack/pty"
@@ -14,10 +15,10 @@ type stdio struct {
 	stdout, stderr *os.File   // where its output is read
 }
 
-func openStdio(usePTY bool) (stdio, error) {
-	stdin, err := os.Open(os.DevNull)
+func openStdio(input string, usePTY bool) (stdio, error) {
+	stdin, err := openStdin(input)
 	if err != nil {
-		return stdio{}, err
+		return stdio{}, fmt.Errorf("open stdin: %w", err)
 	}
 	stdout, childStdout, err := openStdout(usePTY)
 	if err != nil {
@@ -30,6 +31,28 @@ func openStdio(usePTY bool) (stdio, error) {
 		return stdio{}, fmt.Errorf("open stderr: %w", err)
 	}
 	return stdio{child: []*os.File{stdin, childStdout, childStderr}, stdout: stdout, stderr: stderr}, nil
+}
+
+// openStdin returns /dev/null, or a file in memory that holds the input: no writer has to feed it, and no
+// file system has to be writable.
+func openStdin(input string) (*os.File, error) {
+	if input == "" {
+		return os.Open(os.DevNull)
+	}
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "stdin")
+	if _, err := f.WriteString(input); err != nil {
+		closeAll(f)
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		closeAll(f)
+		return nil, err
+	}
+	return f, nil
 }
 
 func openStdout(usePTY bool) (r, w *os.File, err error) {
