@@ -15,7 +15,7 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
 TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs chromium curl
 
-.PHONY: all build run deps deps-tools deps-test test lint schema race fuzz bench package release clean
+.PHONY: all build run deps deps-tools deps-test test lint schema race fuzz bench package release check-manifests test-kernels clean
 
 all: build
 
@@ -77,6 +77,19 @@ package: build
 # deb, rpm, tar archive and SBOM for all architectures, with checksums.
 release: build
 	RELEASE=1 packaging/package.sh amd64 arm64
+
+# Renders the Kubernetes manifests and checks them against the API's types.
+check-manifests:
+	cd packaging/kubernetes/check && $(GO) vet ./... && $(GO) test ./...
+
+# Tries the deb on other kernels, in virtual machines, and writes docs/kernels.md:
+# half an hour for each. Needs root, mmdebstrap and QEMU. The images stay in CACHE.
+KERNELS ?= bullseye,bookworm,trixie,sid
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bpf_tools_exporter/kernels
+ACCEL   ?= tcg,thread=multi,tb-size=1024
+test-kernels: package
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run '^TestKernels$$' ./packaging/kernels -args -kernels=$(KERNELS) \
+		-accel=$(ACCEL) -cache=$(CACHE) -deb=$(CURDIR)/dist/bpf-tools-exporter_$(VERSION)_amd64.deb
 
 clean:
 	rm -rf $(BINARY) dist

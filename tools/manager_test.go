@@ -340,7 +340,7 @@ func TestUsable(t *testing.T) {
 	backend.Dirs = []string{t.TempDir()}
 	t.Cleanup(func() { backend.Dirs = dirs })
 	d := builtins(t).Tool("cachestat")
-	text := d.Sources[1]
+	text := d.Sources[2]
 	for kernel, want := range map[string]string{
 		"5.10.0":  "not installed",
 		"5.15.99": "not installed",
