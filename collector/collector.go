@@ -3,6 +3,8 @@ package collector
 import (
 	"context"
 	"fmt"
+	"maps"
+	"reflect"
 	"sync"
 	"time"
 
@@ -70,24 +72,60 @@ func (c *Collector) SetTools(t Tools) {
 func (c *Collector) AddTool(d *tools.Definition) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	names := make(map[string]bool, len(c.families))
-	for _, f := range c.families {
+	families := maps.Clone(c.families)
+	if err := c.declare(families, d); err != nil {
+		return err
+	}
+	c.families = families
+	return nil
+}
+
+// SetToolset declares the metric families of these tools in place of all others.
+// A family that was there before, as the same metric of the same tool, keeps its
+// series. On error nothing changes; see AddTool.
+func (c *Collector) SetToolset(all []*tools.Definition) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	families := make(map[*tools.Metric]*family)
+	for _, d := range all {
+		if err := c.declare(families, d); err != nil {
+			return err
+		}
+	}
+	c.families = families
+	return nil
+}
+
+// declare adds the families of a tool, new ones or those that are there.
+func (c *Collector) declare(families map[*tools.Metric]*family, d *tools.Definition) error {
+	names := make(map[string]bool, len(families))
+	for _, f := range families {
 		names[f.metric.Name] = true
 	}
-	added := make([]*family, len(d.Metrics))
-	for i, m := range d.Metrics {
+	for _, m := range d.Metrics {
 		if names[m.Name] {
 			return fmt.Errorf("%s: metric %q is already declared", d.Name, m.Name)
 		}
 		names[m.Name] = true
-		f, err := newFamily(d.Name, m, c.cfg)
-		if err != nil {
-			return fmt.Errorf("%s: metric %q: %w", d.Name, m.Name, err)
+		f := c.declaredAs(d.Name, m)
+		if f == nil {
+			var err error
+			if f, err = newFamily(d.Name, m, c.cfg); err != nil {
+				return fmt.Errorf("%s: metric %q: %w", d.Name, m.Name, err)
+			}
 		}
-		added[i] = f
+		families[m] = f
 	}
-	for _, f := range added {
-		c.families[f.metric] = f
+	return nil
+}
+
+// declaredAs finds the family of a metric that was read from its definition
+// again, or nil.
+func (c *Collector) declaredAs(tool string, m *tools.Metric) *family {
+	for _, f := range c.families {
+		if f.tool == tool && reflect.DeepEqual(f.metric, m) {
+			return f
+		}
 	}
 	return nil
 }

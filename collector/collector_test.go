@@ -276,3 +276,45 @@ func TestDropped(t *testing.T) {
 		})
 	}
 }
+
+// A definition that was read again keeps its series; what else is declared goes.
+func TestSetToolset(t *testing.T) {
+	metric := func(name, help string) *tools.Metric {
+		return &tools.Metric{Name: name, Help: help, Type: "counter", Labels: []string{"comm"}}
+	}
+	count := func(c *Collector, m *tools.Metric) { c.Sample("", tools.Sample{Metric: m, Labels: []string{"x"}, Add: 1}) }
+	kept, changed, gone := metric("bpf_kept_total", "K."), metric("bpf_changed_total", "C."), metric("bpf_gone_total", "G.")
+	c := newTest(t, Config{MaxSeries: 10}, definition("a", kept, changed), definition("b", gone))
+	for _, m := range []*tools.Metric{kept, changed, gone} {
+		count(c, m)
+	}
+	kept, changed = metric("bpf_kept_total", "K."), metric("bpf_changed_total", "Changed.")
+	fresh := metric("bpf_fresh_total", "F.")
+	if err := c.SetToolset([]*tools.Definition{definition("a", kept, changed), definition("c", fresh)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*tools.Metric{kept, changed, gone, fresh} {
+		count(c, m)
+	}
+	want := `# HELP bpf_changed_total Changed.
+# TYPE bpf_changed_total counter
+bpf_changed_total{comm="x"} 1
+# HELP bpf_fresh_total F.
+# TYPE bpf_fresh_total counter
+bpf_fresh_total{comm="x"} 1
+# HELP bpf_kept_total K.
+# TYPE bpf_kept_total counter
+bpf_kept_total{comm="x"} 2
+`
+	names := []string{"bpf_kept_total", "bpf_changed_total", "bpf_gone_total", "bpf_fresh_total"}
+	if err := testutil.CollectAndCompare(c, strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+	// One that cannot be leaves all as it was.
+	if err := c.SetToolset([]*tools.Definition{definition("a", metric("bpf_twice_total", "T."), metric("bpf_twice_total", "T."))}); err == nil {
+		t.Error("a metric is declared twice")
+	}
+	if err := testutil.CollectAndCompare(c, strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+}
