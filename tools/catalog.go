@@ -8,7 +8,9 @@
 package tools
 
 import (
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,3 +161,12 @@ func (c *Catalog) Tools() []*Definition {
 
 // Tool returns the definition of that name, or nil.
 func (c *Catalog) Tool(name string) *Definition { return c.tools[name] }
+
+// Digest is the same for catalogues of the same definitions and scripts.
+func (c *Catalog) Digest() string {
+	sum := sha256.New()
+	for _, d := range c.Tools() {
+		fmt.Fprintf(sum, "%q %q %q\n", d.file, d.text, fmt.Sprint(d.scripts)) // Sprint sorts
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}

@@ -40,9 +40,13 @@ type Definition struct {
 	// Metrics are what the tool's samples become.
 	Metrics []*Metric `yaml:"metrics"`
 
-	dir  fs.FS           // the folder that holds tool.yaml and the scripts
-	file string          // tool.yaml as error messages name it
-	maps map[string]bool // the bpftrace maps in its scripts, with their @
+	dir  fs.FS  // the folder that holds tool.yaml and the scripts
+	file string // tool.yaml as error messages name it
+	text string // of tool.yaml
+	// scripts are the texts of the scripts, by name. They are read once, so that what
+	// runs is what was checked.
+	scripts map[string]string
+	maps    map[string]bool // the bpftrace maps in its scripts, with their @
 }
 
 // Field is a named column with its type: "string", "int" or "float".
@@ -256,11 +260,7 @@ func (d *Definition) eventSources() []*Source {
 func (d *Definition) Script(s *Source, values map[string]string) (string, error) {
 	var text strings.Builder
 	for _, name := range s.Scripts {
-		b, err := readFile(d.dir, name)
-		if err != nil {
-			return "", err
-		}
-		script, err := d.expandOptions(optionInScript, dropOptional(expandMacros(string(b)), backend.HasTracepoint), values)
+		script, err := d.expandOptions(optionInScript, dropOptional(expandMacros(d.scripts[name]), backend.HasTracepoint), values)
 		if err != nil {
 			return "", err
 		}

@@ -1,6 +1,9 @@
 package tools
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // A Ring keeps the last events of one tool. It is safe for concurrent use.
 type Ring struct {
@@ -22,6 +25,10 @@ func (r *Ring) Add(e Event) {
 	if r.tell != nil {
 		r.tell(e)
 	}
+	r.keep(e)
+}
+
+func (r *Ring) keep(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.events) < cap(r.events) {
@@ -52,6 +59,13 @@ func (r *Ring) Recent(n int) []Event {
 		recent[i] = r.events[at]
 	}
 	return recent
+}
+
+// oldestFirst returns all events that are kept.
+func (r *Ring) oldestFirst() []Event {
+	events := r.Recent(ringSize)
+	slices.Reverse(events)
+	return events
 }
 
 // Follow returns a channel of the events from now on and a function that ends

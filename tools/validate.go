@@ -33,7 +33,7 @@ func parse(dir fs.FS, name, file string) (*Definition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	d := &Definition{dir: dir, file: file, maps: make(map[string]bool)}
+	d := &Definition{dir: dir, file: file, text: string(text), scripts: make(map[string]string), maps: make(map[string]bool)}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(d); err != nil {
@@ -551,6 +551,7 @@ func (c *checker) checkScript(s *Source, name string, at ...any) error {
 	if err != nil {
 		return c.fail("script %s: %v", a(name, err), at...)
 	}
+	c.d.scripts[name] = string(text)
 	for _, used := range mapInUse.FindAllString(expandMacros(string(text)), -1) {
 		c.d.maps[used] = true
 	}
@@ -631,8 +632,7 @@ func (c *checker) checkMapMetrics(name string, m *Map, at []any) error {
 
 func (c *checker) mapInScripts(s *Source, name string) bool {
 	for _, script := range s.Scripts {
-		text, _ := fs.ReadFile(c.d.dir, script)
-		if slices.Contains(mapInUse.FindAllString(expandMacros(string(text)), -1), "@"+name) {
+		if slices.Contains(mapInUse.FindAllString(expandMacros(c.d.scripts[script]), -1), "@"+name) {
 			return true
 		}
 	}

@@ -160,3 +160,24 @@ func TestBadFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestNeedRestart(t *testing.T) {
+	set := func(name, value string) setting { return setting{name: name, values: []string{value}} }
+	for _, c := range []struct {
+		old, now []setting
+		want     string
+	}{
+		{nil, nil, ""},
+		{nil, []setting{set("collector.x", "true"), set("tools.cpu-limit", "2")}, ""},
+		{[]setting{set("collector.x", "true")}, nil, ""},
+		{nil, []setting{set("web.telemetry-path", "/m")}, "web.telemetry-path"},
+		{[]setting{set("log.level", "info")}, nil, "log.level"},
+		{[]setting{set("events.log", "a")}, []setting{set("events.log", "b")}, "events.log"},
+		{[]setting{set("tools.max-series", "7")}, []setting{set("tools.max-series", "7")}, ""},
+		{[]setting{set("tools.max-series", "7")}, []setting{set("tools.max-series", "8")}, "tools.max-series"},
+	} {
+		if got := needRestart(c.old, c.now); got != c.want {
+			t.Errorf("%v to %v: %q, want %q", c.old, c.now, got, c.want)
+		}
+	}
+}

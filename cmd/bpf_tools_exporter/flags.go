@@ -52,6 +52,7 @@ type flags struct {
 	maxRequests            int
 	disableExporterMetrics bool
 	pprof                  bool
+	lifecycle              bool
 	logLevel, logFormat    string
 }
 
@@ -241,7 +242,7 @@ func (f *flags) addOptions(app *kingpin.Application, d *tools.Definition) (take 
 
 func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("collector.exclude-self", "Leave the exporter's own processes, and sessions with its port, out of the counts.").Default("true").BoolVar(&f.excludeSelf)
-	app.Flag("config.file", "YAML file with flags, which the command line goes before.").PlaceHolder("FILE").String()
+	app.Flag("config.file", "YAML file with flags, which the command line goes before. SIGHUP reads it again.").PlaceHolder("FILE").String()
 	app.Flag("tools.directory", "Folder with more tools, each a subfolder with a tool.yaml. Repeatable.").PlaceHolder("DIR").ExistingDirs()
 	backends := app.Flag("tools.backends", "Backends that may serve, in order of preference.").Default(strings.Join(backend.Names, ",")).String()
 	app.Action(func(*kingpin.ParseContext) error { f.backends = strings.Split(*backends, ","); return nil })
@@ -263,6 +264,7 @@ func (f *flags) addFlags(app *kingpin.Application) {
 	app.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
 	app.Flag("web.max-requests", "Scrapes that may run at once; 0 is no limit.").Default("40").IntVar(&f.maxRequests)
 	app.Flag("web.disable-exporter-metrics", "Leave out the metrics about the exporter's own process (go_*, process_*).").BoolVar(&f.disableExporterMetrics)
+	app.Flag("web.enable-lifecycle", "Let POST /-/reload read the config file and the definitions again.").BoolVar(&f.lifecycle)
 	app.Flag("web.enable-pprof", "Serve the exporter's own profiles at /debug/pprof/.").BoolVar(&f.pprof)
 	app.Flag("log.level", "Least severity that is logged: debug, info, warn or error.").Default("info").EnumVar(&f.logLevel, "debug", "info", "warn", "error")
 	app.Flag("log.format", "Format of log lines: logfmt or json.").Default("logfmt").EnumVar(&f.logFormat, "logfmt", "json")

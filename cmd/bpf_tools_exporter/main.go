@@ -28,10 +28,7 @@ import (
 
 	"bpf_tools_exporter/cmd/bpf_tools_exporter/eventlog"
 	"bpf_tools_exporter/cmd/bpf_tools_exporter/web"
-	"bpf_tools_exporter/collector"
-	"bpf_tools_exporter/tools"
 	"bpf_tools_exporter/tools/backend"
-	"bpf_tools_exporter/tools/ondemand"
 	"bpf_tools_exporter/tools/selftest"
 )
 
@@ -73,29 +70,20 @@ func run(args []string, logTo io.Writer) error {
 	}
 	_ = level.Info(logger).Log("msg", "starting bpf_tools_exporter", "version", version.Info(), "build", version.BuildContext())
 
-	samples := collector.New(collector.Config{MaxSeries: f.maxSeries, IdleAfter: f.seriesIdle, ScrapeTimeout: refreshTimeout})
-	for _, d := range f.catalog.Tools() {
-		if f.enabled[d.Name] {
-			if err := samples.AddTool(d); err != nil {
-				return err
-			}
-		}
+	e, err := newService(args, f, events, logger)
+	if err != nil {
+		return err
 	}
-	manager := tools.NewManager(f.managerConfig(samples, events, logger))
-	samples.SetTools(manager)
-	manager.Start()
-	defer manager.Stop()
-	runs := ondemand.NewManager(ondemand.Config{
-		Runner: manager, Catalog: f.catalog, Options: f.options, MaxDuration: f.runDuration, MaxConcurrent: f.runConcurrent,
-		Finished: samples.RunFinished, Logger: logger,
-	})
-	defer runs.Close()
-	registry := newRegistry(f, samples)
+	defer e.stop()
+	registry := newRegistry(f, e.samples, e.reloaded, e.loadedAt)
 	if events != nil {
 		registry.MustRegister(events)
 	}
-	defer onHangup(events.Reopen)()
-	return serve(f, registry, manager, runs, logger, slogger)
+	defer onHangup(func() {
+		events.Reopen()
+		_ = e.reload() // which logs what is wrong
+	})()
+	return serve(f, registry, e, logger, slogger)
 }
 
 // openEventLog returns nil if no event log is wanted.
@@ -153,16 +141,17 @@ func mountTracefs(logger log.Logger) error {
 	return err
 }
 
-func newRegistry(f *flags, samples prometheus.Collector) *prometheus.Registry {
+func newRegistry(f *flags, own ...prometheus.Collector) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(samples, versioncollector.NewCollector("bpf_tools_exporter"))
+	registry.MustRegister(own...)
+	registry.MustRegister(versioncollector.NewCollector("bpf_tools_exporter"))
 	if !f.disableExporterMetrics {
 		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
 	return registry
 }
 
-func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, runs *ondemand.Manager, logger log.Logger, slogger *slog.Logger) error {
+func serve(f *flags, registry *prometheus.Registry, e *service, logger log.Logger, slogger *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
@@ -170,8 +159,9 @@ func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, runs
 	})
 	server := &http.Server{
 		Handler: web.Handler(web.Config{
-			Tools: manager, Metrics: metrics, Logger: slogger, WebConfigFile: *f.toolkit.WebConfigFile, TelemetryPath: f.telemetryPath,
-			Version: version.Version, EnablePprof: f.pprof, Done: ctx.Done(), Runs: runs, AnyoneRuns: f.anyoneRuns,
+			Tools: e, Metrics: metrics, Logger: slogger, WebConfigFile: *f.toolkit.WebConfigFile, TelemetryPath: f.telemetryPath,
+			Version: version.Version, EnablePprof: f.pprof, Done: ctx.Done(), Runs: e.runs, AnyoneRuns: f.anyoneRuns,
+			EnableLifecycle: f.lifecycle, Reload: e.reload,
 		}),
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(slogger.Handler(), slog.LevelDebug),
@@ -184,7 +174,7 @@ func serve(f *flags, registry *prometheus.Registry, manager *tools.Manager, runs
 	case <-ctx.Done():
 	}
 	_ = level.Info(logger).Log("msg", "stopping")
-	runs.Close() // so that those who wait for them get their answer
+	e.runs.Close() // so that those who wait for them get their answer
 	deadline, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(deadline); err != nil {

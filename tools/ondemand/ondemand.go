@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
@@ -104,8 +105,9 @@ type Request struct {
 
 // A Manager starts runs and keeps them. Its methods are safe for concurrent use.
 type Manager struct {
-	cfg  Config
-	wait sync.WaitGroup
+	cfg   Config
+	tools atomic.Pointer[toolset]
+	wait  sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows, and the readers of runs
 	closed  bool
@@ -133,7 +135,21 @@ func NewManager(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = log.NewNopLogger()
 	}
-	return &Manager{cfg: cfg, tokens: float64(cfg.Burst), filled: time.Now()}
+	m := &Manager{cfg: cfg, tokens: float64(cfg.Burst), filled: time.Now()}
+	m.SetToolset(cfg.Catalog, cfg.Options)
+	return m
+}
+
+// toolset is what can be asked for.
+type toolset struct {
+	catalog *tools.Catalog
+	options map[string]map[string]string
+}
+
+// SetToolset replaces the Catalog and the Options of the Config. Runs that are
+// going on go on.
+func (m *Manager) SetToolset(catalog *tools.Catalog, options map[string]map[string]string) {
+	m.tools.Store(&toolset{catalog, options})
 }
 
 // MaxDuration is how long a run may be.
@@ -147,7 +163,7 @@ func Runnable(d *tools.Definition) bool {
 
 // Check tells what is wrong with a request, whatever else is going on.
 func (m *Manager) Check(r Request) error {
-	d := m.cfg.Catalog.Tool(r.Tool)
+	d := m.tools.Load().catalog.Tool(r.Tool)
 	if d == nil {
 		return fmt.Errorf("%w: %s", ErrTool, r.Tool)
 	}
@@ -170,7 +186,7 @@ func (m *Manager) Check(r Request) error {
 
 // options are all of the run's, for a tool that takes any.
 func (m *Manager) options(r Request) map[string]string {
-	d := m.cfg.Catalog.Tool(r.Tool)
+	d := m.tools.Load().catalog.Tool(r.Tool)
 	all := make(map[string]string)
 	if !d.OnDemand() {
 		return all
@@ -178,7 +194,7 @@ func (m *Manager) options(r Request) map[string]string {
 	for name, option := range d.Options {
 		all[name] = option.Initial()
 	}
-	maps.Copy(all, m.cfg.Options[r.Tool])
+	maps.Copy(all, m.tools.Load().options[r.Tool])
 	maps.Copy(all, r.Options)
 	return all
 }
@@ -260,7 +276,7 @@ func (m *Manager) begin(r Request) (*Run, error) {
 	if !m.take() {
 		return nil, fmt.Errorf("%w: %d runs in a row, and one a second", ErrBusy, m.cfg.Burst)
 	}
-	run := newRun(m.cfg.Catalog.Tool(r.Tool), r)
+	run := newRun(m.tools.Load().catalog.Tool(r.Tool), r)
 	m.logRequest(run, r, false)
 	if len(m.running) < m.cfg.MaxConcurrent {
 		m.launch(run)
