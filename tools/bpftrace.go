@@ -65,7 +65,8 @@ func compose(members []*member, canAsk bool) (string, error) {
 // ones the second name of each, and warn of the other. glibc keeps one arena
 // and gives memory back.
 func bpftraceEnv(version backend.Version, keys int) []string {
-	env := append(process.DefaultEnv(), "BPFTRACE_PERF_RB_PAGES=64", "MALLOC_ARENA_MAX=1", "MALLOC_TRIM_THRESHOLD_=65536", "MALLOC_TOP_PAD_=0")
+	env := append(process.DefaultEnv(), "BPFTRACE_PERF_RB_PAGES=64",
+		"MALLOC_ARENA_MAX=1", "MALLOC_TRIM_THRESHOLD_=65536", "MALLOC_TOP_PAD_=0", "MALLOC_MMAP_THRESHOLD_=4096")
 	if version.Less(backend.Version{0, 18}) {
 		// Else it reads the symbols of a program again for each frame. What runs
 		// twice at different addresses has names only in one of them.

@@ -7,6 +7,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/process"
 )
 
 // A change makes the manager choose anew.
@@ -21,7 +22,9 @@ type change struct {
 func (m *Manager) choose(ctx context.Context) {
 	for {
 		m.attachAll(ctx)
-		debug.FreeOSMemory() // what only the start has needed
+		// What only the start has needed, memory and the program's own pages.
+		debug.FreeOSMemory()
+		_ = process.ReclaimOwnFilePages() // without it a few MiB stay
 		select {
 		case <-ctx.Done():
 			return

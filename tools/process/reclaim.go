@@ -33,6 +33,26 @@ func (p *Process) ReclaimFilePages() error {
 	if err != nil {
 		return err
 	}
+	return reclaim(pidfd, maps)
+}
+
+// ReclaimOwnFilePages does the same for this process: most of its program is of
+// use once, at the start.
+func ReclaimOwnFilePages() error {
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_open: %w", err)
+	}
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		unix.Close(pidfd)
+		return err
+	}
+	return reclaim(pidfd, maps)
+}
+
+// reclaim closes what it is given.
+func reclaim(pidfd int, maps *os.File) error {
 	defer unix.Close(pidfd)
 	defer maps.Close()
 	mappings, err := parseMaps(maps)
