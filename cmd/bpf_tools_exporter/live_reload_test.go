@@ -17,7 +17,7 @@ const reloaded = "bpf_tools_exporter_config_last_reload_successful"
 // a fault changes nothing.
 func TestLiveReload(t *testing.T) {
 	needLive(t)
-	file := writeConfig(t, "collector: {biolatency: false, tcplife: false, tcpretrans: false, cachestat: false}\n")
+	file := writeConfig(t, "collector: {runqlat: false, profile: false, biolatency: false, tcplife: false, tcpretrans: false, cachestat: false}\n")
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -58,7 +58,7 @@ func TestLiveReload(t *testing.T) {
 	run()
 	e.expectCounts(t, counted(100), count{"bpf_tool_up", nil, 1})
 
-	write("collector: {exitsnoop: true, biolatency: false, tcplife: false, tcpretrans: false, cachestat: false}\n")
+	write("collector: {exitsnoop: true, runqlat: false, profile: false, biolatency: false, tcplife: false, tcpretrans: false, cachestat: false}\n")
 	if err := e.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
