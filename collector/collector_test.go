@@ -282,7 +282,9 @@ func TestSetToolset(t *testing.T) {
 	metric := func(name, help string) *tools.Metric {
 		return &tools.Metric{Name: name, Help: help, Type: "counter", Labels: []string{"comm"}}
 	}
-	count := func(c *Collector, m *tools.Metric) { c.Sample("", tools.Sample{Metric: m, Labels: []string{"x"}, Add: 1}) }
+	count := func(c *Collector, m *tools.Metric) {
+		c.Sample("", tools.Sample{Metric: m, Labels: []string{"x"}, Add: 1})
+	}
 	kept, changed, gone := metric("bpf_kept_total", "K."), metric("bpf_changed_total", "C."), metric("bpf_gone_total", "G.")
 	c := newTest(t, Config{MaxSeries: 10}, definition("a", kept, changed), definition("b", gone))
 	for _, m := range []*tools.Metric{kept, changed, gone} {
