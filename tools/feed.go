@@ -634,11 +634,11 @@ func (f *feed) takeStack(s output.Stack) {
 
 // takeStacks takes the map of stacks that a bpftrace prints when it ends. What
 // of it could not be read, or found no room in the map, is lost.
-func (f *feed) takeStacks(line []byte, hexAfter bool) {
+func (f *feed) takeStacks(line []byte) {
 	total := f.maps["@"+f.s.Stacks.Total].sum
 	var taken uint64
 	columns := make([]string, len(f.s.columns))
-	err := output.EachStack(line, len(f.s.Stacks.Keys), hexAfter, func(s output.Stack) error {
+	err := output.EachStack(line, len(f.s.Stacks.Keys), func(s output.Stack) error {
 		if s.Count > total-taken {
 			return output.ErrLine // more than there were
 		}

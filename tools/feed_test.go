@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"bpf_tools_exporter/tools/output"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
@@ -94,6 +96,8 @@ type testChild struct {
 	sums *sums
 	feed *feed
 	tool *tool
+
+	stacks []output.Stack
 }
 
 func newTestChild(t testing.TB, d *Definition, s *Source) *testChild {
@@ -102,22 +106,27 @@ func newTestChild(t testing.TB, d *Definition, s *Source) *testChild {
 	tl := &tool{def: d, ring: NewRing(ringSize)}
 	m := newMember(tl, s, sink, &ownDoings{})
 	m.feed.now = func() time.Time { return fixedTime }
-	return &testChild{child: &child{members: []*member{m}, attached: make(chan struct{})}, sums: sink, feed: m.feed, tool: tl}
+	c := &testChild{child: &child{members: []*member{m}, attached: make(chan struct{})}, sums: sink, feed: m.feed, tool: tl}
+	m.feed.stacks = func(s output.Stack) { c.stacks = append(c.stacks, s) }
+	return c
 }
 
 // take feeds the lines of a tool's stdout to it.
-func (c *testChild) take(output []byte) {
+func (c *testChild) take(printed []byte) {
 	line, flush := c.message, func() {}
 	if c.members[0].source.Backend != "bpftrace" {
 		decoder := c.feed.lineDecoder()
 		line, flush = decoder.line, decoder.flush
 	}
-	lines := bufio.NewScanner(bytes.NewReader(output))
+	lines := bufio.NewScanner(bytes.NewReader(printed))
 	lines.Buffer(nil, 1<<22)
 	for lines.Scan() {
 		line(lines.Bytes(), false)
 	}
 	flush()
+	if c.endStacks != nil {
+		c.feed.takeStacks(c.endStacks)
+	}
 }
 
 func (c *testChild) accounts() string {
@@ -234,7 +243,7 @@ func TestVersionsAgree(t *testing.T) {
 // report is all that came of the output. Devices are named by this host.
 func (c *testChild) report(t testing.TB) string {
 	t.Helper()
-	report := c.sums.text() + "# " + c.accounts() + "\n"
+	report := c.sums.text() + "# " + c.accounts() + "\n" + c.stackReport()
 	for _, e := range c.tool.ring.Recent(ringSize) {
 		b, err := json.Marshal(e)
 		if err != nil {
@@ -246,6 +255,23 @@ func (c *testChild) report(t testing.TB) string {
 		disk := deviceName("266338304")
 		report = strings.ReplaceAll(report, fmt.Sprintf("device=%q", disk), `device="254:0"`)
 		report = strings.ReplaceAll(report, fmt.Sprintf(`"device":%q`, disk), `"device":"254:0"`)
+	}
+	return report
+}
+
+// stackReport is of the stacks and the most frequent of them.
+func (c *testChild) stackReport() string {
+	if len(c.stacks) == 0 {
+		return ""
+	}
+	var samples uint64
+	for _, s := range c.stacks {
+		samples += s.Count
+	}
+	report := fmt.Sprintf("# %d samples in %d stacks\n", samples, len(c.stacks))
+	slices.SortStableFunc(c.stacks, func(a, b output.Stack) int { return int(b.Count) - int(a.Count) })
+	for _, s := range c.stacks[:min(len(c.stacks), 8)] {
+		report += fmt.Sprintf("%d %q user %q kernel %q\n", s.Count, s.Keys, s.User, s.Kernel)
 	}
 	return report
 }

@@ -271,7 +271,7 @@ func (m *Manager) serveRun(ctx context.Context, r *runner, d time.Duration, sink
 	feed := c.members[0].feed
 	feed.takeEnd()
 	if c.endStacks != nil {
-		feed.takeStacks(c.endStacks, !r.spec.version.Less(backend.Version{0, 24}))
+		feed.takeStacks(c.endStacks)
 		c.endStacks = nil
 	}
 	sink.Tick()

@@ -121,9 +121,9 @@ func bounded(frames []string) []string {
 // valid during the call only.
 //
 // Names of user frames come from files that any user can write, and hold any byte but NUL. A newline in one makes two
-// frames of it, in the same stack. Once a byte above 0x7f has gone through, bpftrace from 0.24 prints values in
-// hexadecimal (see [ParseBPFtrace]); hexAfter says that this one does.
-func EachStack(line []byte, integers int, hexAfter bool, f func(Stack) error) error {
+// frames of it, in the same stack. Bytes above 0x7f, after which bpftrace from 0.24 counts histograms in hexadecimal (see
+// [ParseBPFtrace]), leave the values of such a map decimal (seen in 0.27).
+func EachStack(line []byte, integers int, f func(Stack) error) error {
 	s := scanner{buf: line}
 	ok := s.accept('{') && s.key("type")
 	if ok {
@@ -138,20 +138,21 @@ func EachStack(line []byte, integers int, hexAfter bool, f func(Stack) error) er
 	if s.accept('}') {
 		return nil
 	}
-	inHex := false
 	for {
 		raw, ok := s.str()
 		if !ok || !s.accept(':') {
 			return lineError(line, "a map of stacks that ends early")
 		}
-		inHex = inHex || hexAfter && bytes.Contains(raw, []byte(`\uffffff`))
 		stack, err := stackOfKey(unescape(raw), integers)
 		if err != nil {
 			return err
 		}
-		if stack.Count, ok = s.count(inHex); !ok {
+		v, ok := s.value()
+		// A number that the line's end has cut is another number.
+		if next := s.peek(); !ok || v.Negative || next != ',' && next != '}' {
 			return lineError(line, "a map of stacks with a value that is no count")
 		}
+		stack.Count = v.Int
 		if err := f(stack); err != nil {
 			return err
 		}
@@ -162,25 +163,6 @@ func EachStack(line []byte, integers int, hexAfter bool, f func(Stack) error) er
 			return lineError(line, "a map of stacks that ends early")
 		}
 	}
-}
-
-// count takes a whole number of samples.
-func (s *scanner) count(inHex bool) (uint64, bool) {
-	if !inHex {
-		v, ok := s.value()
-		return v.Int, ok && !v.Negative
-	}
-	s.peek()
-	var n uint64
-	start := s.pos
-	for ; s.pos < len(s.buf) && s.pos-start < 16; s.pos++ {
-		digit, ok := hex(s.buf[s.pos:], 1)
-		if !ok {
-			break
-		}
-		n = n<<4 | uint64(digit)
-	}
-	return n, s.pos > start
 }
 
 // stackOfKey takes a key apart: integers, then the kernel's frames, then the user's, all joined with commas. No name in the

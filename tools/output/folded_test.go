@@ -57,10 +57,10 @@ func stackLine(entries ...string) []byte {
 	return []byte(`{"type": "map", "data": {"@profile_stacks": {` + strings.Join(entries, ", ") + `}}}`)
 }
 
-func collect(t *testing.T, line []byte, hexAfter bool) ([]Stack, error) {
+func collect(t *testing.T, line []byte) ([]Stack, error) {
 	t.Helper()
 	var all []Stack
-	err := EachStack(line, 3, hexAfter, func(s Stack) error { all = append(all, s); return nil })
+	err := EachStack(line, 3, func(s Stack) error { all = append(all, s); return nil })
 	return all, err
 }
 
@@ -82,40 +82,38 @@ func TestEachStack(t *testing.T) {
 		{"negative comm", `-28519,0,42,,\n    f<int>(a, b)+9\n`, Stack{[]string{"-28519", "0", "42"}, []string{"f<int>(a, b)"}, nil, 3}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			all, err := collect(t, stackLine(`"`+c.key+`": 3`), true)
+			all, err := collect(t, stackLine(`"`+c.key+`": 3`))
 			if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], c.want) {
 				t.Errorf("got  %+v, %v\nwant %+v", all, err, c.want)
 			}
 		})
 	}
-	if all, err := collect(t, stackLine(), false); err != nil || len(all) != 0 {
+	if all, err := collect(t, stackLine()); err != nil || len(all) != 0 {
 		t.Errorf("empty map: %+v, %v", all, err)
 	}
 }
 
-// TestStackCountsInHex has a symbol with a byte above 0x7f, after which
-// bpftrace from 0.24 prints hexadecimal numbers.
-func TestStackCountsInHex(t *testing.T) {
-	line := stackLine(`"1,0,1,,\n    a+1\n": 17`, `"1,0,1,,\n    caf\uffffffc3\uffffffa9+1\n": 11`, `"1,0,1,,\n    b+1\n": 1d`)
-	all, err := collect(t, line, true)
-	if err != nil || len(all) != 3 || all[0].Count != 17 || all[1].Count != 17 || all[2].Count != 29 || all[1].User[0] != "café" {
+// TestStackAfterHighByte has a symbol with bytes above 0x7f: the counts stay
+// decimal, and one that is not is no count.
+func TestStackAfterHighByte(t *testing.T) {
+	all, err := collect(t, stackLine(`"1,0,1,,\n    caf\uffffffc3\uffffffa9+1\n": 11`, `"1,0,1,,\n    b+1\n": 17`))
+	if err != nil || len(all) != 2 || all[0].Count != 11 || all[1].Count != 17 || all[0].User[0] != "café" {
 		t.Errorf("got %+v, %v", all, err)
 	}
-	all, err = collect(t, line, false)
-	if !errors.Is(err, ErrLine) || len(all) != 3 || all[1].Count != 11 {
-		t.Errorf("in decimal: got %+v, %v", all, err)
+	if all, err = collect(t, stackLine(`"1,0,1,,": 1`, `"1,0,2,,": 1d`)); !errors.Is(err, ErrLine) || len(all) != 1 {
+		t.Errorf("got %+v, %v", all, err)
 	}
 }
 
 func TestEachStackRefuses(t *testing.T) {
 	whole := string(stackLine(`"1,0,1,,\n    a+1\n": 17`, `"2,0,1,,\n    b+1\n": 1`))
 	for end := range len(whole) - 2 {
-		if all, err := collect(t, []byte(whole[:end]), true); !errors.Is(err, ErrLine) || len(all) > 2 {
+		if all, err := collect(t, []byte(whole[:end])); !errors.Is(err, ErrLine) || len(all) > 2 {
 			t.Errorf("cut at %d: got %+v, %v", end, all, err)
 		}
 	}
 	for _, entry := range []string{`"1,0": 1`, `"1,0,x,,": 1`, `"1,0,1,\n  a": 1`, `"1,0,1,,": -1`, `"1,0,1,,": {}`, `"1,0,1,,": `} {
-		if _, err := collect(t, stackLine(entry), true); !errors.Is(err, ErrLine) {
+		if _, err := collect(t, stackLine(entry)); !errors.Is(err, ErrLine) {
 			t.Errorf("%s: got %v, want ErrLine", entry, err)
 		}
 	}
@@ -154,7 +152,7 @@ func TestFoldedRecordings(t *testing.T) {
 				for _, comm := range []string{"sha256sum", "dd", "qemu-system-x86", "apt-cache", "bpftrace"} {
 					line = bytes.ReplaceAll(line, []byte(`"`+comm+`,`), []byte(`"2,`))
 				}
-				if err := EachStack(line, 1, true, take); err != nil {
+				if err := EachStack(line, 1, take); err != nil {
 					faults++
 				}
 				continue
@@ -197,10 +195,10 @@ func FuzzParseFolded(f *testing.F) {
 }
 
 func FuzzEachStack(f *testing.F) {
-	f.Add(stackLine(`"1,0,1,\n  k+1\n,\n    a+1\n": 17`), true)
-	f.Add(stackLine(`"1,0,1,,\n    caf\uffffffc3+1\n": 1d`), true)
-	f.Fuzz(func(t *testing.T, line []byte, hexAfter bool) {
-		err := EachStack(line, 3, hexAfter, func(s Stack) error {
+	f.Add(stackLine(`"1,0,1,\n  k+1\n,\n    a+1\n": 17`))
+	f.Add(stackLine(`"1,0,1,,\n    caf\uffffffc3+1\n": 1d`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		err := EachStack(line, 3, func(s Stack) error {
 			if len(s.Keys) != 3 || len(s.User) > maxFrames || len(s.Kernel) > maxFrames {
 				t.Errorf("got %+v", s)
 			}

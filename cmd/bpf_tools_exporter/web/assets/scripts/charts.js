@@ -58,7 +58,7 @@ const charts = (() => {
 		const scroll = add(details, 'div', {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': summary});
 		const node = add(scroll, 'table', {'aria-label': summary});
 		const head = add(add(node, 'thead'), 'tr');
-		headings.forEach((text) => add(head, 'th', {scope: 'col'}, text));
+		headings.forEach((text, i) => add(head, 'th', {scope: 'col', ...(rows.length > 0 && typeof rows[0][i] === 'number' ? {class: 'number'} : {})}, text));
 		const body = add(node, 'tbody');
 		for (const row of rows) {
 			const tr = add(body, 'tr');

@@ -169,6 +169,20 @@
 	async function flame() {
 		const answer = await fetch(location.pathname + '?format=flamegraph', {cache: 'no-store'});
 		const rows = await answer.json();
+		drawFlame(rows);
+		let wide = innerWidth, waiting = 0;
+		addEventListener('resize', () => {
+			clearTimeout(waiting);
+			waiting = setTimeout(() => {
+				if (innerWidth !== wide) {
+					wide = innerWidth;
+					drawFlame(rows);
+				}
+			}, 300);
+		});
+	}
+
+	function drawFlame(rows) {
 		const root = tree(rows);
 		result.replaceChildren();
 		const node = charts.section(result, 'flamegraph', 'Flame graph');
