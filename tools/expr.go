@@ -229,6 +229,10 @@ func errnoName(s string) string {
 	return strconv.FormatInt(n, 10)
 }
 
+// blockDevices has a link for each block device by its numbers. Tests, which run
+// on many hosts, look elsewhere.
+var blockDevices = "/sys/dev/block/"
+
 // deviceName gives the name of a disk by the kernel's dev_t (MAJOR << 20 |
 // MINOR, include/linux/kdev_t.h), from /sys/dev/block. A device that is gone
 // is called by its numbers.
@@ -238,7 +242,7 @@ func deviceName(dev string) string {
 		return unknown
 	}
 	number := fmt.Sprintf("%d:%d", n>>20, n&(1<<20-1))
-	target, err := os.Readlink("/sys/dev/block/" + number)
+	target, err := os.Readlink(blockDevices + number)
 	if err != nil {
 		return number
 	}
@@ -425,14 +429,15 @@ func number(s string) string {
 }
 
 // sum and scale give what is no number back as it is, for others to stumble
-// over.
+// over. In a sum, what is below zero is unknown and counts nothing: biosnoop
+// prints -1 for a time in a queue that it has not seen.
 func sum(s, t string) string {
 	n, err1 := strconv.ParseFloat(s, 64)
 	m, err2 := strconv.ParseFloat(t, 64)
 	if err1 != nil || err2 != nil {
 		return s
 	}
-	return decimal(n + m)
+	return decimal(max(n, 0) + max(m, 0))
 }
 
 func scale(s, factor string) string {

@@ -99,7 +99,8 @@ func ParseBPFtrace(line []byte) (Message, error) {
 // without keys with an empty key. It stops at f's first error and returns it. The key is valid during the call only.
 //
 // A key of several parts has them joined with commas. A byte above 0x7f, which bpftrace prints as \uffffffc3, is that byte
-// again; but 0.23 escapes keys twice, and its keys keep the inner escapes.
+// again, also where 0.23 escapes keys twice. Other inner escapes of 0.23 stay, as nothing tells them from a key of another
+// version that has a backslash: a name that looks like a mangled byte is the one thing that is taken for what it looks like.
 func (m *Message) EachEntry(f func(key []byte, value Value) error) error {
 	s := scanner{buf: m.entries}
 	var err error
@@ -241,7 +242,7 @@ func (s *scanner) entries(stats bool, f func(key []byte, value Value) bool) bool
 		} else {
 			v, ok = s.value()
 		}
-		if !ok || f != nil && !f(unescape(key), v) {
+		if !ok || f != nil && !f(unmangle(unescape(key)), v) {
 			return false
 		}
 		if !s.accept(',') {
@@ -376,6 +377,26 @@ func appendRune(out, b []byte) ([]byte, int) {
 		r = utf8.RuneError
 	}
 	return utf8.AppendRune(out, r), 6
+}
+
+// unmangle makes bytes of what is left of bpftrace's \uffffffc3 after an unescape: key itself when nothing is.
+func unmangle(key []byte) []byte {
+	const mangled = `\uffffff`
+	at := bytes.Index(key, []byte(mangled))
+	if at < 0 {
+		return key
+	}
+	out := append(make([]byte, 0, len(key)), key[:at]...)
+	for rest := key[at:]; len(rest) > 0; {
+		if after, ok := bytes.CutPrefix(rest, []byte(mangled)); ok {
+			if c, ok := hex(after, 2); ok && c >= utf8.RuneSelf {
+				out, rest = append(out, byte(c)), after[2:]
+				continue
+			}
+		}
+		out, rest = append(out, rest[0]), rest[1:]
+	}
+	return out
 }
 
 // UnescapeBuf undoes bpftrace's formats %r and %rx of a buf(): \x0a, two small hexadecimal digits, is that byte, and all

@@ -62,9 +62,10 @@ func TestParseBPFtrace(t *testing.T) {
 		{line: `{"type": "map", "data": {"@a": {}}}`, kind: KindMap, name: "@a"},
 		{line: `{"type": "map", "data": {"@m": {"1,2": 7, "8656530541398876515,30986": "12"}}}`, kind: KindMap, name: "@m",
 			entries: []entry{{"1,2", Value{Int: 7}}, {"8656530541398876515,30986", Value{Int: 12}}}},
+		{line: `{"type": "map", "data": {"@m": {"caf\\uffffffc3\\uffffffa9": 1, "\\uffffff41\\uffffffzz\\uffffff": 2}}}`, kind: KindMap, name: "@m", // 0.23
+			entries: []entry{{"café", Value{Int: 1}}, {`\uffffff41\uffffffzz\uffffff`, Value{Int: 2}}}},
 		{line: `{"type": "map", "data": {"@m": {"caf\uffffffc3\uffffffa9": 1, "a\"b\\": 2, "": 3}}}`, kind: KindMap, name: "@m",
 			entries: []entry{{"café", Value{Int: 1}}, {`a"b\`, Value{Int: 2}}, {"", Value{Int: 3}}}},
-		{line: `{"type": "map", "data": {"@m": {"caf\\uffffffc3": 1}}}`, kind: KindMap, name: "@m", entries: []entry{{`caf\uffffffc3`, Value{Int: 1}}}},
 		{line: `{"type": "stats", "data": {"@s": {"count": 2, "average": 3, "total": 6}}}`, kind: KindStats, name: "@s", entries: []entry{{"", stats}}},
 		{line: `{"type": "stats", "data": {"@s": {"1": {"count": 2, "average": 3, "total": "6"}, "2": {"count": 1, "average": -4, "total": -4}}}}`,
 			kind: KindStats, name: "@s", entries: []entry{{"1", stats}, {"2", Value{IsStats: true, Count: 1, Total: 1<<64 - 4, Negative: true}}}},
