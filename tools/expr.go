@@ -325,8 +325,14 @@ func signalName(n int) string {
 }
 
 // syscallName gives the name of a system call of this architecture by its
-// number.
+// number, or by what syscount prints: the name, or [unknown: 451] for a number
+// that it does not know.
 func syscallName(s string) string {
+	if text, ok := strings.CutPrefix(s, "[unknown: "); ok {
+		s = strings.TrimSuffix(text, "]")
+	} else if fieldName.MatchString(s) {
+		return s
+	}
 	n, ok := integer(s)
 	if !ok || int64(n) < 0 {
 		return unknown

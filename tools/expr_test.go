@@ -153,7 +153,10 @@ func TestFunctions(t *testing.T) {
 		{"syscall(a)", "99999", "", "", "syscall_99999"},
 		{"syscall(a)", "-1", "", "", unknown},
 		{"syscall(a)", "18446744073709551615", "", "", unknown},
-		{"syscall(a)", "x", "", "", unknown},
+		{"syscall(a)", "[unknown: 99999]", "", "", "syscall_99999"},
+		{"syscall(a)", "[unknown: x]", "", "", unknown},
+		{"syscall(a)", "openat2", "", "", "openat2"},
+		{"syscall(a)", "", "", "", unknown},
 
 		{"choose(a, '1', 'one', '2', 'two')", "2", "", "", "two"},
 		{"choose(a, '1', 'one', '2', b)", "2", "II", "", "II"},

@@ -840,10 +840,12 @@ bpf_softirqs_seconds{vector="rcu"} 2e-06 0:-19=2
 [10:11:12]
 SYSCALL                   COUNT        TIME (us)
 futex                      3156     42074611.331
-[unknown: 451]                1            2.000
+[unknown: 9999]               1            2.000
 
 `, `bpf_syscount_calls_total{syscall="futex"} 3156
+bpf_syscount_calls_total{syscall="syscall_9999"} 1
 bpf_syscount_seconds_total{syscall="futex"} 42.0746113
+bpf_syscount_seconds_total{syscall="syscall_9999"} 2e-06
 `},
 		{"biosnoop of bcc 0.18, without bytes", "biosnoop", "bcc", nil, `TIME(s)     COMM           PID    DISK    T SECTOR     BYTES  LAT(ms)
 0.000000    supervise      1950   xvda1   W 13092560   0         0.74
