@@ -36,6 +36,7 @@ var helpers = map[string]func(args []string) error{
 	"exit":            exitHelper,
 	"wait-loudly":     waitLoudlyHelper,
 	"system-calls":    systemCallsHelper,
+	"signals":         signalsHelper,
 	"eat-memory":      eatMemoryHelper,
 }
 
