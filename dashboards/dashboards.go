@@ -1,5 +1,10 @@
 package main
 
+import (
+	"encoding/json"
+	"strings"
+)
+
 // The uids are part of links that people keep: they never change.
 const (
 	toolsUID = "bpf-tools"
@@ -23,7 +28,7 @@ func all() map[string]*dashboard {
 		),
 		"one-host.json": build(hostUID, "BPF tools: one host", "Everything about one host: the ten tools, their single events and what they cost.", one,
 			row("Programs and files", false), execsnoopTable("instance"), execRates(), opensnoopTable("instance"), openRates(),
-			row("File systems and disks", false), biolatencyHeatmap(), biolatencyQuantiles(), biosnoopTable("instance"), biosnoopOffsets(), ext4slowerTable("instance"), biosnoopQuantiles(), cachestatLines().size(24, 8),
+			row("File systems and disks", false), biolatencyHeatmap(), biolatencyQuantiles(), biosnoopTable("instance"), biosnoopOffsets(), ext4slowerTable("instance"), ext4slowerHeatmap(), biosnoopQuantiles().size(24, 8), cachestatLines().size(24, 8),
 			row("Network", false), tcplifeTable("instance").size(12, 12), tcplifeGraph(), tcplifeHeatmap(), tcpretransRates(), tcpretransTable("instance").size(24, 8),
 			row("CPUs", false), runqlatHeatmap(), profileTable("instance"),
 			row("Flame graph (needs a Pyroscope datasource)", true, profileFlameGraph()),
@@ -72,22 +77,19 @@ func variables(panels []*panel, manyHosts bool) []object {
 			"query":       "native : (),classic : _bucket", "current": object{"selected": true, "text": "native", "value": "()"},
 			"options": []object{{"selected": true, "text": "native", "value": "()"}, {"selected": false, "text": "classic", "value": "_bucket"}}},
 	}
-	for _, optional := range []*datasource{loki, pyroscope} {
-		if uses(panels, optional) {
-			name := optional.UID[2 : len(optional.UID)-1]
-			list = append(list, datasourceVariable(name, map[string]string{"loki": "Loki", "pyroscope": "Pyroscope"}[name], optional.Type))
+	text := marshalled(panels)
+	if strings.Contains(text, "$disk") {
+		list = append(list, queryVariable("disk", "Disk", `label_values(bpf_biosnoop_offset_bytes_count{job=~"$job", instance=~"$instance"}, device)`, true))
+	}
+	for _, optional := range []struct {
+		source      *datasource
+		name, label string
+	}{{loki, "loki", "Loki"}, {pyroscope, "pyroscope", "Pyroscope"}} {
+		if strings.Contains(text, optional.source.UID) {
+			list = append(list, datasourceVariable(optional.name, optional.label, optional.source.Type))
 		}
 	}
 	return list
-}
-
-func uses(panels []*panel, source *datasource) bool {
-	for _, p := range panels {
-		if p.Datasource == source || uses(p.Panels, source) {
-			return true
-		}
-	}
-	return false
 }
 
 func datasourceVariable(name, label, kind string) object {
@@ -128,4 +130,12 @@ func arrange(panels []*panel) []*panel {
 	}
 	place(panels, 0)
 	return panels
+}
+
+func marshalled(panels []*panel) string {
+	text, err := json.Marshal(panels)
+	if err != nil {
+		panic(err) // there is nothing in panels that JSON has not
+	}
+	return string(text)
 }

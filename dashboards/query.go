@@ -14,10 +14,6 @@ func rate(metric string, more ...string) string {
 	return "rate(" + selector(metric, more...) + "[$__rate_interval])"
 }
 
-func increase(metric string, more ...string) string {
-	return "increase(" + selector(metric, more...) + "[$__range])"
-}
-
 // counted is by how much counters, or histograms, rose in the time range.
 func counted(metric string, more ...string) string { return grown(selector(metric, more...)) }
 

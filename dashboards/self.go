@@ -12,7 +12,7 @@ func toolsTable() *panel {
 		column{"up", "short", sum(labels, selector("bpf_tool_up"))},
 		column{"info", "short", info("backend, version, schema, sum")},
 		column{"events per second", "ops", sum(labels, rate("bpf_tool_events_total"))},
-		column{"restarts", "short", sum(labels, increase("bpf_tool_restarts_total"))}).words("up", "down", "up")
+		column{"restarts", "short", sum(labels, counted("bpf_tool_restarts_total"))}).words("up", "down", "up")
 	p.override("byName", "info", object{"id": "custom.hidden", "value": true})
 	p.Options["sortBy"] = []object{{"displayName": "tool", "desc": false}}
 	return p.size(24, 10)
@@ -60,16 +60,19 @@ func losses() *panel {
 		line(sum("tool", rate("bpf_tool_stale_scrapes_total"))+" > 0", "{{tool}} stale"))
 }
 
+// Counters of rare things are shown as they are: a series begins with its first
+// event, of which rate() sees nothing.
+
 func restarts() *panel {
-	return timeseries("Restarts by reason", "short",
+	return timeseries("Restarts since the exporter started", "short",
 		"Times that a tool was started again: `exit` it ended or was killed, `hang` it did not answer, `flood` it printed without end, `cpu` and `memory` it went over the exporter's limits.",
-		line(sum("instance, tool, reason", "increase("+selector("bpf_tool_restarts_total")+"[$__rate_interval])"), "{{instance}} {{tool}} {{reason}}"))
+		line(sum("instance, tool, reason", selector("bpf_tool_restarts_total")), "{{instance}} {{tool}} {{reason}}"))
 }
 
 func runs() *panel {
-	return timeseries("On-demand runs", "short",
-		"Runs of runqlat and profile by how they ended. `busy` is one that was refused because another was going on.",
-		line(sum("tool, outcome", "increase("+selector("bpf_tool_runs_total")+"[$__rate_interval])"), "{{tool}} {{outcome}}"))
+	return timeseries("On-demand runs since the exporter started", "short",
+		"Runs of tools on demand, such as runqlat and profile, by how they ended. A flat line is no runs: `/probe` or a person starts them.",
+		line(sum("tool, outcome", selector("bpf_tool_runs_total")), "{{tool}} {{outcome}}"))
 }
 
 func overflow() *panel {
@@ -95,5 +98,5 @@ func exporterMemory() *panel {
 func lastOutput() *panel {
 	return timeseries("Time since the last output", "s",
 		"How long ago each tool printed anything. It is as long as a scrape interval for tools that are asked, and grows without end where a tool hangs.",
-		line("time() - "+sum("instance, tool", selector("bpf_tool_last_output_timestamp_seconds")), "{{instance}} {{tool}}"))
+		line("clamp_min(time() - "+sum("instance, tool", selector("bpf_tool_last_output_timestamp_seconds"))+", 0)", "{{instance}} {{tool}}"))
 }

@@ -9,6 +9,9 @@ func docs(tool string) string {
 	return "https://github.com/iovisor/bcc/blob/master/tools/" + tool + "_example.txt"
 }
 
+// offByDefault is for tools that tax system calls or work twice.
+const offByDefault = " The tool is off unless the exporter is told to run it."
+
 func execsnoopTable(by string) *panel {
 	const execs = "bpf_execsnoop_execs_total"
 	return table("execsnoop: new programs",
@@ -28,7 +31,7 @@ func execRates() *panel {
 func opensnoopTable(by string) *panel {
 	const opens = "bpf_opensnoop_opens_total"
 	return table("opensnoop: files opened",
-		read("Programs that opened files in the time range, with the result. `ENOENT` in great numbers is a program that searches for its libraries or configuration along a path; `EMFILE` and `ENFILE` are limits that were hit.", docs("opensnoop")),
+		read("Programs that opened files in the time range, with the result. `ENOENT` in great numbers is a program that searches for its libraries or configuration along a path; `EMFILE` and `ENFILE` are limits that were hit."+offByDefault, docs("opensnoop")),
 		by+", comm, result", 100,
 		column{"opens", "short", sum(by+", comm, result", counted(opens))},
 		column{"per second now", "ops", sum(by+", comm, result", rate(opens))}).bar("opens")
@@ -36,19 +39,25 @@ func opensnoopTable(by string) *panel {
 
 func openRates() *panel {
 	return timeseries("opensnoop: failed opens a second", "ops",
-		read("Opens that failed, by error. A program is made slow by many `ENOENT`; any `EMFILE` is a fault.", docs("opensnoop")),
+		read("Opens that failed, by error. A program is made slow by many `ENOENT`; any `EMFILE` is a fault."+offByDefault, docs("opensnoop")),
 		line(topk(10, sum("comm, result", rate("bpf_opensnoop_opens_total", `result!="success"`))), "{{comm}} {{result}}"))
 }
 
 func ext4slowerTable(by string) *panel {
 	const latency = "bpf_ext4slower_latency_seconds"
-	return table("ext4slower: slow file operations",
-		read("Reads, writes, opens and syncs of ext4 that took longer than the tool's threshold (10 ms), measured where the program waits: caches, locks and the disk all count. "+
-			"Slow operations here without slow I/O in biolatency are the file system's or a lock's.", docs("ext4slower")),
+	return table("ext4slower: file operations",
+		read("Reads, writes, opens and syncs of files on ext4 in the time range, all of them, measured where the program waits: caches, locks and the disk all count. "+
+			"Most take microseconds, from the page cache; a p99 of milliseconds is the disk's, and without slow I/O in biolatency the file system's or a lock's."+offByDefault, docs("ext4slower")),
 		by+", operation", 100,
-		column{"slow operations", "short", observations(latency, by+", operation")},
+		column{"operations", "short", observations(latency, by+", operation")},
 		column{"median", "s", rangeQuantile("0.5", latency, by+", operation")},
-		column{"p99", "s", rangeQuantile("0.99", latency, by+", operation")}).bar("slow operations")
+		column{"p99", "s", rangeQuantile("0.99", latency, by+", operation")}).bar("operations")
+}
+
+func ext4slowerHeatmap() *panel {
+	return heatmap("ext4slower: latency of file operations", "s",
+		read("How long operations on files took. The band of microseconds is the page cache, that of milliseconds the disk; what lies far above is what programs and their users feel."+offByDefault, docs("ext4slower")),
+		buckets("bpf_ext4slower_latency_seconds"))
 }
 
 func biolatencyHeatmap() *panel {
@@ -68,22 +77,25 @@ func biolatencyQuantiles() *panel {
 func biosnoopTable(by string) *panel {
 	const bytes = "bpf_biosnoop_bytes_total"
 	return table("biosnoop: who reads and writes the disks",
-		read("Bytes that each program moved to and from each device in the time range. Writes that the page cache put off appear under the kernel's own threads (`kworker`, `jbd2`).", docs("biosnoop")),
+		read("Bytes that each program moved to and from each device in the time range. Writes that the page cache put off appear under the kernel's own threads (`kworker`, `jbd2`)."+offByDefault, docs("biosnoop")),
 		by+", device, operation, comm", 100,
 		column{"bytes", "bytes", sum(by+", device, operation, comm", counted(bytes))},
 		column{"per second now", "Bps", sum(by+", device, operation, comm", rate(bytes))}).bar("bytes")
 }
 
 func biosnoopOffsets() *panel {
+	// Disks of different size have different buckets, which cannot be added.
+	const places = "bpf_biosnoop_offset_bytes"
+	busiest := topk(1, sum("instance, device", "increase("+selector(places+"_count", `device=~"$disk"`)+"[$__range] @ end())"))
 	return heatmap("biosnoop: where on the disk", "bytes",
-		read("Offsets of disk I/O. A line that climbs is a sequential reader or writer, several lines are several streams, a cloud is random access; sequential access that turns into a cloud explains a disk that became slow.", docs("biosnoop")),
-		sum("le", rate("bpf_biosnoop_offset_bytes_bucket")))
+		read("Offsets of I/O on the busiest disk, of those chosen. A line that climbs is a sequential reader or writer, several lines are several streams, a cloud is random access; sequential access that turns into a cloud explains a disk that became slow."+offByDefault, docs("biosnoop")),
+		sum("le", rate(places+"_bucket")+" and on (instance, device) "+busiest))
 }
 
 func biosnoopQuantiles() *panel {
 	const latency = "bpf_biosnoop_latency_seconds"
 	return timeseries("biosnoop: p99 by device and operation", "s",
-		read("One I/O in a hundred is slower than this. Reads that are slow hurt at once, as somebody waits for them; writes mostly when a sync waits for them.", docs("biosnoop")),
+		read("One I/O in a hundred is slower than this. Reads that are slow hurt at once, as somebody waits for them; writes mostly when a sync waits for them."+offByDefault, docs("biosnoop")),
 		line(quantile("0.99", latency, "instance", "device", "operation"), "{{instance}} {{device}} {{operation}}"))
 }
 
@@ -163,7 +175,7 @@ func singleEvents() []*panel {
 			"comm", "pid", "ppid", "result", "args"),
 		logTable("opensnoop", "Single opens as the event log has them, the newest first, with the file. The log is a sample where events are many: count with the other panels.", docs("opensnoop"),
 			"comm", "pid", "result", "path"),
-		logTable("ext4slower", "Single slow operations as the event log has them, the newest first, with the file.", docs("ext4slower"),
+		logTable("ext4slower", "Operations slower than the tool's threshold as the event log has them, the newest first, with the file.", docs("ext4slower"),
 			"comm", "pid", "operation", "bytes", "latency", "file"),
 		logTable("biosnoop", "Single disk I/O as the event log has them, the newest first. The log is a sample where events are many: count with the other panels.", docs("biosnoop"),
 			"comm", "pid", "device", "operation", "offset", "bytes", "latency"),

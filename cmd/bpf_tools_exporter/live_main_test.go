@@ -38,6 +38,7 @@ var helpers = map[string]func(args []string) error{
 	"system-calls":    systemCallsHelper,
 	"signals":         signalsHelper,
 	"eat-memory":      eatMemoryHelper,
+	"lossy-sessions":  lossySessionsHelper,
 }
 
 func TestMain(m *testing.M) {

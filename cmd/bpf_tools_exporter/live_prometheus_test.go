@@ -54,20 +54,27 @@ func TestLivePrometheus(t *testing.T) {
 	})
 }
 
-// startPrometheus runs one that scrapes the exporter every second, and returns
-// its address.
+// startPrometheus runs one that scrapes the exporter every second, with native
+// histograms, and returns its address.
 func startPrometheus(t *testing.T, e *exporter) string {
+	t.Helper()
+	return startPrometheusWith(t, e, "", "--enable-feature=native-histograms")
+}
+
+// startPrometheusWith is startPrometheus with other flags and more of a
+// configuration.
+func startPrometheusWith(t *testing.T, e *exporter, more string, flags ...string) string {
 	t.Helper()
 	dir, address := t.TempDir(), freeAddress(t)
 	config := filepath.Join(dir, "prometheus.yml")
 	target := strings.TrimPrefix(e.url, "http://")
-	text := fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs: [{job_name: live, static_configs: [{targets: ['%s']}]}]\n", target)
+	text := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs: [{job_name: bpf_tools, static_configs: [{targets: ['%s']}]}]\n%s", target, more)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	log := new(logBuffer)
-	cmd := exec.Command("/usr/bin/prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address, "--enable-feature=native-histograms")
+	cmd := exec.Command("/usr/bin/prometheus", append([]string{"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+		"--web.listen-address=" + address}, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
