@@ -25,10 +25,6 @@ import (
 // cannotHaveData are queries, by a part of them, that no work of this test can
 // give an answer, with the reason.
 var cannotHaveData = map[string]string{
-	"bpf_runqlat_seconds":       "no on-demand runs yet",
-	"bpf_profile_samples_total": "no on-demand runs yet",
-	"bpf_tool_runs_total":       "no on-demand runs yet",
-	"bpf_tool_selftest_success": "no self-tests yet",
 	"bpf_tool_events_lost_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])) > 0": "nothing is lost while nothing is wrong",
 	"bpf_tool_parse_errors_total":  "bpftrace prints no line that makes no sense",
 	"bpf_tool_stale_scrapes_total": "the tools answer in time",
@@ -113,6 +109,11 @@ func TestLiveDashboards(t *testing.T) {
 	for range 12 {
 		work.step(t)
 		time.Sleep(time.Second)
+	}
+	for range 2 {
+		e.mustGet(t, "/probe?tool=runqlat&duration=2s")
+		e.mustGet(t, "/pprof/profile?seconds=1")
+		time.Sleep(2 * time.Second) // two scrapes at least
 	}
 	work.stop(t)
 	for _, form := range []string{"native", "classic"} {
