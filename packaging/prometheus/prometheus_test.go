@@ -127,3 +127,32 @@ func TestAlertsAreTested(t *testing.T) {
 		}
 	}
 }
+
+// The examples are for Prometheus 3.x; without the one key that is new there they
+// are for 2.x, which the promtool of today's distributions reads, with the rules
+// and targets that they name. Debian's knows no Kubernetes: its nodes become
+// targets.
+func TestExamples(t *testing.T) {
+	const native = "    scrape_native_histograms: true\n"
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(".")); err != nil {
+		t.Fatal(err)
+	}
+	for name, jobs := range map[string]int{"prometheus.yml": 2, "prometheus-kubernetes.yml": 1} {
+		file := dir + "/examples/" + name
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), native); n != jobs {
+			t.Errorf("%s: %d jobs scrape native histograms, want %d", name, n, jobs)
+		}
+		older := strings.NewReplacer(native, "", "kubernetes_sd_configs:\n      - role: node", "static_configs: [{targets: [localhost:10101]}]").Replace(string(text))
+		if err := os.WriteFile(file, []byte(older), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		promtool(t, "check", "config", file)
+	}
+	var parca map[string]any
+	read(t, "examples/parca.yaml", &parca)
+}
