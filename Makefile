@@ -15,7 +15,7 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
 TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs chromium curl
 
-.PHONY: all build run deps deps-tools deps-test test lint schema race fuzz bench package release check-manifests test-kernels clean
+.PHONY: all build run deps deps-tools deps-test test lint schema pictures race fuzz bench package release check-manifests test-kernels clean
 
 all: build
 
@@ -51,6 +51,11 @@ lint:
 # Checks the dashboards against Grafana's own types; needs npm.
 schema:
 	cd dashboards/schema && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent check
+
+# Draws the dashboards with real data into docs/pictures, as root; needs
+# chromium.
+pictures: deps
+	DASHBOARD_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count 1 -run TestLiveDashboards ./cmd/$(BINARY)
 
 race:
 	$(GO) test -race -timeout 30m ./...

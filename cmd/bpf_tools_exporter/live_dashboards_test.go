@@ -1,15 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,6 +40,7 @@ var cannotHaveData = map[string]string{
 type panelFile struct {
 	ID                       int
 	Type, Title, Description string
+	GridPos                  struct{ H, Y int }
 	Panels                   []panelFile
 	Targets                  []struct {
 		RefID, Expr, LegendFormat string
@@ -125,6 +132,92 @@ func TestLiveDashboards(t *testing.T) {
 			t.Run("rules", func(t *testing.T) { p.checkRules(t) })
 		})
 	}
+	if dir := os.Getenv("DASHBOARD_PICTURES"); dir != "" {
+		drawPictures(t, &prometheusServer{address: servers["native"], begin: begin, native: true, exporter: strings.TrimPrefix(e.url, "http://")}, dir)
+	}
+}
+
+// drawPictures draws the dashboards with what they have shown, for the
+// documentation (make pictures).
+func drawPictures(t *testing.T, p *prometheusServer, dir string) {
+	page, err := os.ReadFile("../../dashboards/preview/preview.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob("../../dashboards/*.json")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d dashboardFile
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		answers, height := make(map[string]json.RawMessage), 0
+		for _, panel := range d.Panels {
+			height = max(height, 30*(panel.GridPos.Y+panel.GridPos.H))
+			for _, target := range panel.Targets {
+				var data struct{ Result json.RawMessage }
+				if err := p.fetch(p.fill(target.Expr), target.Instant, &data); err != nil {
+					t.Fatal(err)
+				}
+				answers[fmt.Sprintf("%d/%s", panel.ID, target.RefID)] = data.Result
+			}
+		}
+		data, err := json.Marshal(map[string]any{"dashboard": json.RawMessage(text), "answers": answers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		html := filepath.Join(t.TempDir(), "preview.html")
+		if err := os.WriteFile(html, []byte(strings.Replace(string(page), "/*DATA*/ null", string(data), 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		picture := filepath.Join(dir, strings.TrimSuffix(filepath.Base(file), ".json")+".png")
+		if out, err := exec.Command("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=0.6",
+			fmt.Sprintf("--window-size=1362,%d", height+20), "--screenshot="+picture, "file://"+html).CombinedOutput(); err != nil {
+			t.Fatalf("chromium: %v\n%s", err, out)
+		}
+		if err := shrinkPicture(picture); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// shrinkPicture leaves a picture its commonest colours.
+func shrinkPicture(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	picture, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	// Four bits of each: what blends two colours need not be one of its own.
+	coarse := func(c color.Color) color.Color {
+		r, g, b, _ := c.RGBA()
+		return color.RGBA{uint8(r>>8) &^ 15, uint8(g>>8) &^ 15, uint8(b>>8) &^ 15, 255}
+	}
+	counts := make(map[color.Color]int)
+	area := picture.Bounds()
+	for y := area.Min.Y; y < area.Max.Y; y++ {
+		for x := area.Min.X; x < area.Max.X; x++ {
+			counts[coarse(picture.At(x, y))]++
+		}
+	}
+	palette := color.Palette(slices.SortedFunc(maps.Keys(counts), func(a, b color.Color) int { return counts[b] - counts[a] }))
+	small := image.NewPaletted(area, palette[:min(64, len(palette))])
+	for y := area.Min.Y; y < area.Max.Y; y++ {
+		for x := area.Min.X; x < area.Max.X; x++ {
+			small.Set(x, y, coarse(picture.At(x, y)))
+		}
+	}
+	var out bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, small); err != nil {
+		return err
+	}
+	return os.WriteFile(file, out.Bytes(), 0o644)
 }
 
 // quickRules copies the rules with windows of seconds, and returns what loads
@@ -297,15 +390,19 @@ type sampleSeries struct {
 	Histograms [][2]json.RawMessage
 }
 
-func (p *prometheusServer) ask(expr string, instant bool) (answer []sampleSeries, err error) {
+func (p *prometheusServer) ask(expr string, instant bool) ([]sampleSeries, error) {
 	var data struct{ Result []sampleSeries }
-	if instant {
-		err = p.get("/api/v1/query", url.Values{"query": {expr}}, &data)
-	} else {
-		err = p.get("/api/v1/query_range", url.Values{"query": {expr}, "step": {"1"},
-			"start": {fmt.Sprint(p.begin.Unix())}, "end": {fmt.Sprint(time.Now().Unix())}}, &data)
-	}
+	err := p.fetch(expr, instant, &data)
 	return data.Result, err
+}
+
+// fetch asks for now, or for the time since the work began.
+func (p *prometheusServer) fetch(expr string, instant bool, data any) error {
+	if instant {
+		return p.get("/api/v1/query", url.Values{"query": {expr}}, data)
+	}
+	return p.get("/api/v1/query_range", url.Values{"query": {expr}, "step": {"1"},
+		"start": {fmt.Sprint(p.begin.Unix())}, "end": {fmt.Sprint(time.Now().Unix())}}, data)
 }
 
 func (p *prometheusServer) get(path string, parameters url.Values, data any) error {
