@@ -2,14 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the dashboards")
@@ -56,6 +59,30 @@ func load(t *testing.T) map[string]*dashboard {
 		loaded[name] = d
 	}
 	return loaded
+}
+
+// The files compile as what Grafana's own types say they are ("make schema").
+// That takes npm and its registry, which not every machine has.
+func TestGrafanaTypes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("installs a compiler: not with -short")
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		t.Skip("needs npm")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	npm := func(args ...string) ([]byte, error) {
+		cmd := exec.CommandContext(ctx, "npm", args...)
+		cmd.Dir, cmd.WaitDelay = "schema", time.Second
+		return cmd.CombinedOutput()
+	}
+	if out, err := npm("install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"); err != nil {
+		t.Skipf("npm install: %v: %s", err, out)
+	}
+	if out, err := npm("run", "--silent", "check"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // flat are all panels, those in closed rows too.
