@@ -437,7 +437,8 @@ sources: [{backend: bcc, command: [x], format: columns, columns: pid:int}]
 			}
 			begin := time.Now()
 			_, err := Load(dirs)
-			if took := time.Since(begin); took > 10*time.Second {
+			// A bomb would take for ever; a busy machine takes its time.
+			if took := time.Since(begin); took > time.Minute {
 				t.Errorf("took %s", took)
 			}
 			got := ""

@@ -303,8 +303,10 @@ func (k Kernel) excludes(kernel backend.Version) string {
 
 // usable tells where a source's program is, or why it cannot serve.
 func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path, why string) {
-	// Where a self-test gives evidence, a newer package may prove a rule outdated.
-	if why := s.Kernel.excludes(kernel); why != "" && !(m.cfg.SelfTest && d.SelfTest != nil) {
+	// Where a self-test gives evidence, a newer package may prove a rule
+	// outdated. Scripts come with their rules.
+	evidence := m.cfg.SelfTest && d.SelfTest != nil && s.Backend != backend.BPFtrace
+	if why := s.Kernel.excludes(kernel); why != "" && !evidence {
 		return "", why
 	}
 	if s.Backend != backend.BPFtrace {
@@ -337,7 +339,7 @@ func (m *Manager) usable(d *Definition, s *Source, kernel backend.Version) (path
 func (t *tool) first() *candidate {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.enabled || t.def.OnDemand() || len(t.candidates) == 0 {
+	if !t.enabled || len(t.candidates) == 0 {
 		return nil
 	}
 	return t.candidates[0]
@@ -356,7 +358,7 @@ func (m *Manager) attachAll(ctx context.Context) {
 		pending = false
 		var wait sync.WaitGroup
 		for _, t := range m.tools {
-			if c := t.first(); c != nil && c.source.Backend != backend.BPFtrace && t.current() == nil {
+			if c := t.first(); c != nil && c.source.Backend != backend.BPFtrace && t.current() == nil && !t.def.OnDemand() {
 				pending = true
 				wait.Go(func() { m.attachText(ctx, t) })
 			}
@@ -377,7 +379,7 @@ func (m *Manager) attachAll(ctx context.Context) {
 func (m *Manager) sharing() []*tool {
 	var shared []*tool
 	for _, t := range m.tools {
-		if c := t.first(); c != nil && c.source.Backend == backend.BPFtrace {
+		if c := t.first(); c != nil && c.source.Backend == backend.BPFtrace && !t.def.OnDemand() {
 			shared = append(shared, t)
 		}
 	}

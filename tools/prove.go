@@ -198,34 +198,57 @@ func (m *Manager) gateFor(t *tool, s *Source, path string) *gate {
 	return new(gate)
 }
 
-// judge waits for what the source has seen of the round and looks at it.
+// judge waits for what the source has seen of the round and looks at it. The
+// error is that of a child that ended meanwhile.
 func (r *runner) judge(ctx context.Context, m *member, round *round) (Verdict, error) {
-	test := m.tool.def.SelfTest
-	if round.err != nil {
-		return Verdict{Skipped, round.err.Error()}, ctx.Err()
-	}
-	if why := round.facts.Failed[test.Workload]; why != "" {
-		return Verdict{Skipped, why}, nil
+	if ctx.Err() != nil {
+		return Verdict{}, ctx.Err()
 	}
 	c := r.current()
-	w := selftest.Workloads[test.Workload]
-	var facts *selftest.Facts
+	if !round.made(m) {
+		return r.decide(c, m, round), nil
+	}
 	look := func() (fault string, final bool) {
-		facts = round.facts.Bound(c.host, selftest.ReadHost())
-		for _, t := range m.feed.gate.tallied() {
-			if fault, final = t.judge(w, facts.Numbers[test.Workload]); fault != "" {
-				break
-			}
-		}
+		_, fault, final = m.look(c, round)
 		return fault, final
 	}
 	if err := c.awaitSeen(ctx, m, round.ended, r.m.canAsk(), look); err != nil {
 		return Verdict{}, err
 	}
-	if fault, _ := look(); fault != "" {
-		return Verdict{Failed, facts.Did(test.Workload, round.plan) + "; " + fault}, nil
+	return r.decide(c, m, round), nil
+}
+
+// made tells whether the member's workload could be made.
+func (round *round) made(m *member) bool {
+	return round.err == nil && round.facts.Failed[m.tool.def.SelfTest.Workload] == ""
+}
+
+// look compares what was seen so far with what was done.
+func (m *member) look(c *child, round *round) (facts *selftest.Facts, fault string, final bool) {
+	workload := m.tool.def.SelfTest.Workload
+	facts = round.facts.Bound(c.host, selftest.ReadHost())
+	for _, t := range m.feed.gate.tallied() {
+		if fault, final = t.judge(selftest.Workloads[workload], facts.Numbers[workload]); fault != "" {
+			return facts, fault, final
+		}
 	}
-	return Verdict{Passed, facts.Did(test.Workload, round.plan) + "; saw just that"}, nil
+	return facts, "", false
+}
+
+// decide is the verdict on what was seen.
+func (r *runner) decide(c *child, m *member, round *round) Verdict {
+	workload := m.tool.def.SelfTest.Workload
+	if round.err != nil {
+		return Verdict{Skipped, round.err.Error()}
+	}
+	if why := round.facts.Failed[workload]; why != "" {
+		return Verdict{Skipped, why}
+	}
+	facts, fault, _ := m.look(c, round)
+	if fault != "" {
+		return Verdict{Failed, facts.Did(workload, round.plan) + "; " + fault}
+	}
+	return Verdict{Passed, facts.Did(workload, round.plan) + "; saw just that"}
 }
 
 // awaitSeen waits until the member's source has passed on all that it saw until

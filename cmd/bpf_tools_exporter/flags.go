@@ -54,6 +54,10 @@ type flags struct {
 	pprof                  bool
 	lifecycle              bool
 	logLevel, logFormat    string
+
+	command       string // "doctor", or "" to serve
+	doctorOutput  string
+	doctorTimeout time.Duration
 }
 
 // parseFlags reads the command line, the config file, whose settings are
@@ -118,12 +122,19 @@ func configOf(args []string) (settings []setting, file string, err error) {
 // parseWith parses the command line where the settings are defaults.
 func parseWith(catalog *tools.Catalog, settings []setting, args []string) (*flags, error) {
 	f, app, choose := newFlags(catalog, settings)
+	// A command that is the default would make the parser overlook a flag
+	// without its value.
+	if slices.Contains(args, doctorName) {
+		f.addDoctor(app)
+	}
 	for _, s := range settings {
 		app.GetFlag(s.name).Default(s.values...)
 	}
-	if _, err := app.Parse(args); err != nil {
+	command, err := app.Parse(args)
+	if err != nil {
 		return nil, fmt.Errorf("%w; see --help", named(err, catalog, args))
 	}
+	f.command = command
 	choose()
 	return f, f.check()
 }
@@ -156,13 +167,21 @@ func fails(app *kingpin.Application, args []string) bool {
 // which tools run and how.
 func newFlags(catalog *tools.Catalog, settings []setting) (f *flags, app *kingpin.Application, choose func()) {
 	f = &flags{catalog: catalog, settings: settings, options: make(map[string]map[string]string), pinned: make(map[string]string)}
-	app = kingpin.New("bpf_tools_exporter", "Runs BPF tools (bcc, libbpf-tools, bpftrace) and exports what they see as Prometheus metrics.")
+	app = kingpin.New("bpf_tools_exporter", "Runs BPF tools (bcc, libbpf-tools, bpftrace) and exports what they see as Prometheus metrics. The command doctor tries them all and says what works on this host: see doctor --help.")
 	app.Version(version.Print("bpf_tools_exporter"))
 	app.HelpFlag.Short('h')
 	app.UsageWriter(os.Stdout)
 	choose = f.addToolFlags(app)
 	f.addFlags(app)
 	return f, app, choose
+}
+
+const doctorName = "doctor"
+
+func (f *flags) addDoctor(app *kingpin.Application) {
+	doctor := app.Command(doctorName, "Try every source of every tool on this host and say which would serve, and why others do not.")
+	doctor.Flag("output", "Format: text or json.").Default("text").EnumVar(&f.doctorOutput, "text", "json")
+	doctor.Flag("timeout", "How long to try at most.").Default("10m").DurationVar(&f.doctorTimeout)
 }
 
 // flagValues finds the values of a flag ahead of the parser, whose flags depend

@@ -53,6 +53,9 @@ func run(args []string, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if f.command == doctorName {
+		return doctor(f, os.Stdout)
+	}
 	if err := toolkit.Validate(*f.toolkit.WebConfigFile); err != nil {
 		return fmt.Errorf("--web.config.file: %w", err)
 	}
