@@ -50,6 +50,7 @@ func TestGuest(t *testing.T) {
 	g.hardening()
 	g.tryTools()
 	g.unprivileged()
+	g.upgrade()
 	g.remove()
 }
 
@@ -107,7 +108,7 @@ func sh(command string) (string, error) {
 
 func (g *guest) prepare() {
 	for _, command := range []string{
-		"ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0",
+		"for i in 1 2 3 4 5 6 7 8 9; do ip link show eth0 && break; sleep 2; done; ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0",
 		"mkfs.xfs -q -f " + xfsDisk + " && mkdir -p " + xfsDir + " && mount " + xfsDisk + " " + xfsDir,
 	} {
 		if _, err := sh(command); err != nil {
@@ -124,7 +125,7 @@ func (g *guest) prepare() {
 	g.report()
 }
 
-// install installs the package, and again over a changed configuration.
+// install installs the package.
 func (g *guest) install() {
 	_, err := sh("dpkg -i /payload/package.deb")
 	if err == nil {
@@ -138,8 +139,12 @@ func (g *guest) install() {
 	}
 	g.check("the package installs, and its service starts and is enabled", err, "")
 
-	// Without tools, which take all of a slow machine to start.
-	_, err = sh("echo 'ARGS=\"--collector.disable-defaults\"' >" + flags + " && systemctl restart " + unit + " && dpkg -i /payload/package.deb && grep -q disable-defaults " + flags)
+}
+
+// upgrade installs the package over a changed configuration: without tools, which
+// take all of a slow machine to start.
+func (g *guest) upgrade() {
+	_, err := sh("echo 'ARGS=\"--collector.disable-defaults\"' >" + flags + " && systemctl restart " + unit + " && dpkg -i /payload/package.deb && grep -q disable-defaults " + flags)
 	if err == nil {
 		err = eventually(3*time.Minute, func() error {
 			_, err := sh("systemctl is-active " + unit + " && tr '\\0' ' ' </proc/$(systemctl show -p MainPID --value " + unit + ")/cmdline | grep disable-defaults")
@@ -248,7 +253,7 @@ func (g *guest) try(cell *Cell) {
 	i := slices.IndexFunc(g.tools, func(t tool) bool { return t.Name == cell.Tool })
 	t := g.tools[i]
 	if t.State == "down" {
-		cell.Verdict, cell.Detail = "refuses", t.Reason
+		cell.Verdict, cell.Detail = "refuses", "no such tool there"
 		for _, r := range t.Rejected {
 			if r.Backend == cell.Backend {
 				cell.Detail = r.Reason
