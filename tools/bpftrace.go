@@ -101,9 +101,13 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 		keys, maxLine, wait = stackKeys, maxStacksLine, stacksGrace
 	}
 	c := &child{members: members, path: spec.path, attached: make(chan struct{}), started: time.Now(), answers: true, flush: func() {}}
+	args := []string{"-f", "json", "-B", "line", "-", strconv.Itoa(os.Getpid()), orNone(spec.exclude), orNone(spec.port)}
+	if spec.version.Less(backend.Version{0, 12}) {
+		args = append([]string{"--btf"}, args...) // 0.11 reads it only when told to
+	}
 	c.process, err = process.Start(process.Spec{
 		Path: spec.path,
-		Args: []string{"-f", "json", "-B", "line", "-", strconv.Itoa(os.Getpid()), orNone(spec.exclude), orNone(spec.port)},
+		Args: args,
 		Env:  bpftraceEnv(spec.version, keys), Stdin: program, MaxLine: maxLine, Grace: wait,
 		Stdout: c.message, Stderr: c.stderr,
 	})

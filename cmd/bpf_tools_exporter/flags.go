@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/common/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+	"golang.org/x/sys/unix"
 
 	"bpf_tools_exporter/cmd/bpf_tools_exporter/eventlog"
 	"bpf_tools_exporter/tools"
@@ -350,10 +352,36 @@ func (f *flags) managerConfig(sink tools.Sink, events *eventlog.Log, logger log.
 // listenPort is the port of the first listen address that has one; of more
 // ports than one, only the first is known as the exporter's own.
 func (f *flags) listenPort() string {
+	if f.toolkit.WebSystemdSocket != nil && *f.toolkit.WebSystemdSocket {
+		return activatedPort(os.Getenv, firstActivated)
+	}
 	for _, address := range *f.toolkit.WebListenAddresses {
 		if _, port, err := net.SplitHostPort(address); err == nil && port != "0" {
 			return port
 		}
+	}
+	return ""
+}
+
+// firstActivated is the file by which systemd passes the first socket on
+// (sd_listen_fds(3)).
+const firstActivated = 3
+
+// activatedPort is the port on which systemd listens for this process, "" if
+// it does not, or on no port.
+func activatedPort(getenv func(string) string, file int) string {
+	if getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return ""
+	}
+	address, err := unix.Getsockname(file)
+	if err != nil {
+		return ""
+	}
+	switch a := address.(type) {
+	case *unix.SockaddrInet4:
+		return strconv.Itoa(a.Port)
+	case *unix.SockaddrInet6:
+		return strconv.Itoa(a.Port)
 	}
 	return ""
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
@@ -51,5 +53,34 @@ sources: [{backend: bcc, command: [probe], format: columns, columns: n:int}]
 				t.Errorf("%v: %s is %q, want %q", c.args, name, got, want)
 			}
 		}
+	}
+}
+
+// A socket that systemd passes on tells the exporter's port.
+func TestActivatedPort(t *testing.T) {
+	for _, network := range []string{"tcp4", "tcp6", "unix"} {
+		address := map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "unix": filepath.Join(t.TempDir(), "socket")}[network]
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer l.Close()
+		file, err := l.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		want := ""
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			want = strconv.Itoa(a.Port)
+		}
+		for pid, want := range map[string]string{strconv.Itoa(os.Getpid()): want, "1": "", "": ""} {
+			if got := activatedPort(func(string) string { return pid }, int(file.Fd())); got != want {
+				t.Errorf("%s, LISTEN_PID=%s: got %q, want %q", network, pid, got, want)
+			}
+		}
+	}
+	if got := activatedPort(func(string) string { return strconv.Itoa(os.Getpid()) }, 9999); got != "" {
+		t.Errorf("no file: got %q", got)
 	}
 }

@@ -85,7 +85,7 @@ func boot(t *testing.T, image string) *Result {
 	if strings.HasPrefix(*accel, "kvm") {
 		cpu = "host"
 	}
-	args := []string{"-accel", *accel, "-cpu", cpu, "-smp", "2", "-m", "3072", "-nodefaults", "-display", "none", "-no-reboot",
+	args := []string{"-accel", *accel, "-cpu", cpu, "-smp", "2", "-m", "4096", "-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + image + "/console.log",
 		"-kernel", image + "/vmlinuz", "-initrd", image + "/initrd.img",
 		"-append", "root=/dev/vda rw console=ttyS0 mitigations=off quiet panic=-1 net.ifnames=0",

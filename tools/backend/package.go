@@ -100,9 +100,9 @@ func firstLine(s string) string {
 	return line
 }
 
-// run returns the stdout of a command that succeeds within ten seconds.
+// run returns the stdout of a command that succeeds within half a minute: bpftrace alone takes seven seconds for its version on a slow machine.
 func run(command []string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var out strings.Builder
 	p, err := process.Start(process.Spec{
