@@ -40,7 +40,7 @@ deps-test:
 # The test command. As root on Linux it runs everything against the live
 # kernel, one package at a time; elsewhere the tests that cannot run say why.
 test: lint
-	$(GO) test -p 1 -timeout 20m ./...
+	$(GO) test -p 1 -timeout 40m ./...
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
