@@ -455,7 +455,7 @@ func TestLiveRunsFromElsewhere(t *testing.T) {
 func TestLivePrometheusProbes(t *testing.T) {
 	needLive(t, "/usr/bin/prometheus", "/usr/bin/promtool")
 	e := onDemandExporter(t)
-	example, err := os.ReadFile("../../packaging/prometheus/prometheus.yml")
+	example, err := os.ReadFile("../../packaging/prometheus/examples/prometheus-one-host.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

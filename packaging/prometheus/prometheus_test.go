@@ -138,7 +138,7 @@ func TestExamples(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS(".")); err != nil {
 		t.Fatal(err)
 	}
-	for name, jobs := range map[string]int{"prometheus.yml": 2, "prometheus-kubernetes.yml": 1} {
+	for name, jobs := range map[string]int{"prometheus.yml": 2, "prometheus-one-host.yml": 2, "prometheus-kubernetes.yml": 1} {
 		file := dir + "/examples/" + name
 		text, err := os.ReadFile(file)
 		if err != nil {
