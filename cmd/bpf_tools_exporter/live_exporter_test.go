@@ -35,6 +35,8 @@ type exporter struct {
 	log  *logBuffer
 	done chan struct{} // closed when it has ended
 	err  error         // of its end
+
+	stopWithin time.Duration // of SIGTERM
 }
 
 // startExporter runs the exporter on a free loopback port and waits until it
@@ -51,7 +53,7 @@ func startExporter(t *testing.T, args ...string) *exporter {
 func startCommand(t *testing.T, cmd *exec.Cmd) *exporter {
 	t.Helper()
 	address := freeAddress(t)
-	e := &exporter{url: "http://" + address, dir: t.TempDir(), cmd: cmd, log: new(logBuffer), done: make(chan struct{})}
+	e := &exporter{stopWithin: stopTimeout, url: "http://" + address, dir: t.TempDir(), cmd: cmd, log: new(logBuffer), done: make(chan struct{})}
 	cmd.Args = append(cmd.Args, "--web.listen-address="+address)
 	if !slices.ContainsFunc(cmd.Args, func(arg string) bool { return strings.HasPrefix(arg, "--tools.state-directory") }) {
 		cmd.Args = append(cmd.Args, "--tools.state-directory="+filepath.Join(built.dir, "state"))
@@ -101,10 +103,10 @@ func (e *exporter) stop(t *testing.T) {
 	_ = e.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-e.done:
-	case <-time.After(stopTimeout):
+	case <-time.After(e.stopWithin):
 		_ = e.cmd.Process.Kill()
 		<-e.done
-		t.Errorf("the exporter does not end within %s of SIGTERM", stopTimeout)
+		t.Errorf("the exporter does not end within %s of SIGTERM", e.stopWithin)
 	}
 	if e.err != nil {
 		t.Errorf("the exporter ended with %v, want exit status 0", e.err)
