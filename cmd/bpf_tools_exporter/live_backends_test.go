@@ -124,7 +124,7 @@ func TestLiveBrokenTool(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := startExporter(t, "--tools.directory="+writeTool(t, brokenTool, c.script+"\n"))
-			e.expectCounts(t, count{"bpf_tool_up", labels{"tool": "zz_broken"}, 0}, count{"bpf_tool_up", nil, 5})
+			e.expectCounts(t, append(defaultsUp(), count{"bpf_tool_up", labels{"tool": "zz_broken"}, 0})...)
 			expectPage(t, e, "zz_broken", c.reason)
 			name := uniqueName("with")
 			runHelper(t, uniqueName("caller"), "execs", tinyProgram(t, name), "50", "0")

@@ -104,6 +104,15 @@ type count struct {
 	want   float64
 }
 
+// defaultsUp are the tools that run all the time by default.
+func defaultsUp() []count {
+	var up []count
+	for _, tool := range []string{"biolatency", "cachestat", "execsnoop", "tcplife", "tcpretrans"} {
+		up = append(up, count{"bpf_tool_up", labels{"tool": tool}, 1})
+	}
+	return up
+}
+
 // expectCounts waits until all counts are reached, and fails if one is not, or
 // is exceeded.
 func (e *exporter) expectCounts(t *testing.T, counts ...count) {

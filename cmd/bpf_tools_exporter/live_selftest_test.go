@@ -25,7 +25,7 @@ func TestLiveSelfTest(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := startExporter(t, "--tools.state-directory="+state)
-			e.expectCounts(t, count{"bpf_tool_up", nil, 5}, count{"bpf_tool_selftest_success", nil, 5})
+			e.expectCounts(t, append(defaultsUp(), count{"bpf_tool_selftest_success", nil, 5})...)
 			made := make(map[string]bool)
 			for _, tool := range []string{"execsnoop", "tcplife", "tcpretrans"} {
 				_, reason, _ := strings.Cut(e.mustGet(t, "/tools/"+tool), "<dt>Self-test</dt>")
@@ -59,7 +59,7 @@ func TestLiveNoSelfTest(t *testing.T) {
 	needLive(t)
 	state := filepath.Join(t.TempDir(), "state")
 	e := startExporter(t, "--no-tools.self-test", "--tools.state-directory="+state)
-	e.expectCounts(t, count{"bpf_tool_up", nil, 5})
+	e.expectCounts(t, defaultsUp()...)
 	if now := e.scrape(t).series("bpf_tool_selftest_success", nil); len(now) > 0 {
 		t.Errorf("self-tests without being asked: %v", now)
 	}
