@@ -97,7 +97,7 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 		return nil, err
 	}
 	keys, maxLine, wait := mapKeys, maxMapLine, grace
-	if members[0].source.Stacks != nil { // it is alone
+	if members[0].source.yieldsAtEnd() { // it is alone
 		keys, maxLine, wait = stackKeys, maxStacksLine, stacksGrace
 	}
 	c := &child{members: members, path: spec.path, attached: make(chan struct{}), started: time.Now(), answers: true, flush: func() {}}

@@ -32,7 +32,7 @@ const grace = 2 * time.Second
 
 // stacksGrace is that of a tool that looks up the symbols of its stacks when it
 // ends, which takes as long as there are programs and stacks.
-const stacksGrace = 20 * time.Second
+var stacksGrace = 20 * time.Second
 
 // A child is one process that serves one tool or, for bpftrace, several. It is
 // made anew for each start.
@@ -170,7 +170,7 @@ func startText(m *member, path string, interest func(*process.Process)) (*child,
 	decoder := m.feed.lineDecoder()
 	c.flush = decoder.flush
 	wait := grace
-	if m.source.Format == folded {
+	if m.source.yieldsAtEnd() {
 		wait = stacksGrace
 	}
 	env := append(process.DefaultEnv(), "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")

@@ -201,7 +201,7 @@ func (d *Definition) OnDemand() bool { return d.Mode == onDemand }
 // Profiles tells whether the tool samples stacks.
 func (d *Definition) Profiles() bool {
 	for _, s := range d.Sources {
-		if s.Stacks != nil || s.Format == folded {
+		if s.yieldsAtEnd() {
 			return true
 		}
 	}

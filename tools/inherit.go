@@ -22,7 +22,7 @@ func (t *tool) inherit(old *tool) {
 	t.counters.notShown.Store(s.EventsNotShown)
 	t.counters.parseErrors.Store(s.ParseErrors)
 	t.counters.stale.Store(s.Stale)
-	t.restarts = maps.Clone(s.Restarts)
+	maps.Copy(t.restarts, s.Restarts)
 	t.spent = spent{user: s.UserSeconds, system: s.SystemSeconds, bpf: s.BPFSeconds, last: s.LastOutput}
 	if t.ring != nil && old.ring != nil {
 		for _, e := range old.ring.oldestFirst() {

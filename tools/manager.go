@@ -133,6 +133,11 @@ func NewManager(cfg Config) *Manager {
 	}
 	for _, d := range cfg.Catalog.Tools() {
 		t := &tool{def: d, options: cfg.Options[d.Name], enabled: cfg.Enabled[d.Name], state: Off, restarts: make(map[string]uint64)}
+		if t.enabled && !d.OnDemand() {
+			for _, reason := range restartReasons {
+				t.restarts[reason] = 0
+			}
+		}
 		if t.enabled {
 			t.state, t.reason = Starting, "looking for a source"
 			if d.HasEvents() {

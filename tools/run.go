@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log/level"
+	"golang.org/x/sys/unix"
 
 	"bpf_tools_exporter/tools/backend"
 	"bpf_tools_exporter/tools/output"
@@ -267,7 +268,15 @@ func (m *Manager) serveRun(ctx context.Context, r *runner, d time.Duration, sink
 		stop, cancel = context.WithTimeout(stop, grace)
 		defer cancel()
 	}
+	// What takes long to attach takes long to look symbols up.
+	yieldsAtEnd := c.members[0].source.yieldsAtEnd()
+	if yieldsAtEnd {
+		c.process.AddGrace(c.tookToAttach)
+	}
 	r.stopChild(stop)
+	if exit := c.process.Exit(); err == nil && yieldsAtEnd && exit.Signal == unix.SIGKILL {
+		err = fmt.Errorf("%s: it did not print its stacks within %s", exit, stacksGrace+c.tookToAttach.Round(time.Second))
+	}
 	feed := c.members[0].feed
 	feed.takeEnd()
 	if c.endStacks != nil {
@@ -277,6 +286,9 @@ func (m *Manager) serveRun(ctx context.Context, r *runner, d time.Duration, sink
 	sink.Tick()
 	return err
 }
+
+// yieldsAtEnd tells whether all that the source yields comes when it is stopped.
+func (s *Source) yieldsAtEnd() bool { return s.Stacks != nil || s.Format == folded }
 
 // spent is what runners and runs that are over have taken.
 type spent struct {

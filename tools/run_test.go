@@ -332,3 +332,16 @@ func TestRunOfDyingTool(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A tool that is killed before it has printed what it sampled has failed.
+func TestRunWithoutYield(t *testing.T) {
+	before := stacksGrace
+	stacksGrace = 200 * time.Millisecond
+	t.Cleanup(func() { stacksGrace = before })
+	m, _ := fakeManager(t, func(c *Config) { c.Enabled["fake"] = false }, "stubborn")
+	m.byName["fake"].def.Sources[0].Stacks = new(Stacks)
+	_, err := m.Run(t.Context(), RunSpec{Tool: "fake", Duration: 100 * time.Millisecond}, newGathered())
+	if err == nil || !strings.Contains(err.Error(), "killed by SIGKILL: it did not print its stacks within") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -24,6 +24,10 @@ const (
 	reasonUpgrade = "upgrade" // its program was replaced
 )
 
+// restartReasons are all of them. A tool has each from its start on: what first
+// appears with a 1 is no increase to Prometheus.
+var restartReasons = []string{reasonExit, reasonHang, reasonFlood, reasonCPU, reasonMemory, reasonUpgrade}
+
 const (
 	// hangAfter is how long a bpftrace may leave requests unanswered.
 	hangAfter = 30 * time.Second

@@ -231,6 +231,9 @@ func (p *Process) Exit() Exit {
 	return p.exit
 }
 
+// AddGrace gives the child more time to end than its Spec does. It is for before Stop.
+func (p *Process) AddGrace(d time.Duration) { p.spec.Grace += d }
+
 // Stop ends the child's process group and returns when it is done: by SIGINT, by SIGINT again after half
 // of the grace, because bcc and bpftrace lose one now and then, and by SIGKILL at the end of the grace or
 // of ctx. It may be called at any time and more than once; the group is interrupted only by the first call.
