@@ -7,9 +7,8 @@ set -eu
 suite=$1 folder=$2
 [ ! -e "$folder/root.ext4" ] || exit 0
 
-# Every suite is on the mirror that this machine uses; elsewhere Debian's own.
+# Every suite is on the mirror that this machine uses; elsewhere on mmdebstrap's own.
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
-: "${mirror:=http://deb.debian.org/debian}"
 
 packages=linux-image-cloud-amd64,linux-headers-cloud-amd64,bpftrace,bpfcc-tools
 # libbpf-tools are in Debian from 12.
@@ -26,7 +25,7 @@ mmdebstrap --quiet --variant=minbase --include="$packages" \
 	--aptopt='APT::Install-Recommends "false"' \
 	--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Check-Date "false"' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \
-	"$suite" "$root" "$mirror"
+	"$suite" "$root" ${mirror:+"$mirror"}
 
 # What to run comes as a tar archive on the second disk.
 cat >"$root/etc/systemd/system/payload.service" <<'UNIT'
