@@ -36,6 +36,7 @@ deps-tools:
 
 deps-test:
 	@packaging/install-packages.sh $(TEST_PACKAGES)
+	@command -v npm >/dev/null || packaging/install-packages.sh npm
 
 # The test command. As root on Linux it runs everything against the live
 # kernel, one package at a time; elsewhere the tests that cannot run say why.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +69,7 @@ func TestGrafanaTypes(t *testing.T) {
 		t.Skip("installs a compiler: not with -short")
 	}
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("needs npm")
+		unable(t, "needs npm (make deps)")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -78,11 +79,21 @@ func TestGrafanaTypes(t *testing.T) {
 		return cmd.CombinedOutput()
 	}
 	if out, err := npm("install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"); err != nil {
-		t.Skipf("npm install: %v: %s", err, out)
+		unable(t, fmt.Sprintf("npm install: %v: %s", err, out))
 	}
 	if out, err := npm("run", "--silent", "check"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// unable skips a test with the reason, and fails it under CI, which has all that
+// tests need.
+func unable(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
 
 // flat are all panels, those in closed rows too.

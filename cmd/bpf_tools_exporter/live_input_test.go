@@ -14,7 +14,7 @@ import (
 // right, and exit status 1, before anything is started.
 func TestLiveBadInput(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root: definitions must be owned by it")
+		cannotRun(t, "needs root: definitions must be owned by it")
 	}
 	script := "tracepoint:sched:sched_process_exec { @zz_broken_n = count(); }\n"
 	definition := func(old, new string) []string {

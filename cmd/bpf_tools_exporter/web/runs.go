@@ -114,14 +114,24 @@ func failRun(w http.ResponseWriter, err error) {
 	fail(w, code, err.Error())
 }
 
-// probe runs a tool and answers with the metrics of that run alone.
-func (s *server) probe(w http.ResponseWriter, r *http.Request) {
+// admittedQuery returns the parameters of a request for a run. Otherwise it has
+// answered.
+func (s *server) admittedQuery(w http.ResponseWriter, r *http.Request) (values url.Values, ok bool) {
 	if !s.admitted(w, r) {
-		return
+		return nil, false
 	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		fail(w, http.StatusBadRequest, "query: "+err.Error())
+		return nil, false
+	}
+	return values, true
+}
+
+// probe runs a tool and answers with the metrics of that run alone.
+func (s *server) probe(w http.ResponseWriter, r *http.Request) {
+	values, ok := s.admittedQuery(w, r)
+	if !ok {
 		return
 	}
 	if values.Get("tool") == "" {
@@ -213,12 +223,8 @@ func addProbe(registry *prometheus.Registry, run *ondemand.Run, took time.Durati
 // profile answers with a CPU profile of the whole system, as any Go program
 // answers with its own.
 func (s *server) profile(w http.ResponseWriter, r *http.Request) {
-	if !s.admitted(w, r) {
-		return
-	}
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		fail(w, http.StatusBadRequest, "query: "+err.Error())
+	values, ok := s.admittedQuery(w, r)
+	if !ok {
 		return
 	}
 	request, err := s.runRequest(r, profileTool, "seconds", values)
