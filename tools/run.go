@@ -268,11 +268,7 @@ func (m *Manager) serveRun(ctx context.Context, r *runner, d time.Duration, sink
 		stop, cancel = context.WithTimeout(stop, grace)
 		defer cancel()
 	}
-	// What takes long to attach takes long to look symbols up.
 	yieldsAtEnd := c.members[0].source.yieldsAtEnd()
-	if yieldsAtEnd {
-		c.process.AddGrace(c.tookToAttach)
-	}
 	r.stopChild(stop)
 	if exit := c.process.Exit(); err == nil && yieldsAtEnd && exit.Signal == unix.SIGKILL {
 		err = fmt.Errorf("%s: it did not print its stacks within %s", exit, stacksGrace+c.tookToAttach.Round(time.Second))

@@ -133,6 +133,9 @@ func (r *runner) try(ctx context.Context) error {
 		r.stopChild(stop)
 		return err
 	}
+	// What takes long to attach takes long to detach, before its last values are
+	// printed, and to look symbols up.
+	c.process.AddGrace(c.tookToAttach)
 	return nil
 }
 

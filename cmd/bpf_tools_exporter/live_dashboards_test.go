@@ -98,9 +98,7 @@ func TestLiveDashboards(t *testing.T) {
 	needLive(t, "/usr/bin/prometheus", "/usr/sbin/nft", "/usr/sbin/ip")
 	e := startExporter(t, "--collector.opensnoop", "--collector.ext4slower", "--collector.biosnoop", "--collector.execsnoop.failed",
 		"--events.log="+filepath.Join(t.TempDir(), "events.log"))
-	// With the probes of all these tools the end takes 5 s on a busy machine. How the
-	// exporter ends is the matter of other tests.
-	e.stopWithin = 20 * time.Second
+	e.stopWithin = detachTimeout
 	rules := quickRules(t)
 	servers := map[string]string{
 		"native":  startPrometheusWith(t, e, rules, "--enable-feature=native-histograms"),

@@ -18,6 +18,7 @@ import (
 func TestLiveFileOperations(t *testing.T) {
 	needLive(t, "mkfs.xfs", "mke2fs")
 	e := startExporter(t, "--collector.fsslower", "--collector.fsslower.threshold=0", "--collector.ext4slower", "--collector.ext4slower.threshold=0")
+	e.stopWithin = detachTimeout
 	for _, c := range []struct {
 		tool, mkfs string
 		args       []string
