@@ -121,14 +121,22 @@ func printable(s string) string {
 // say it best come first: bcc's shell misses modprobe before it misses headers.
 var complaints = [][]string{
 	{"unable to find kernel headers"},
-	{"error", "unable to", "failed", "could not attach", "not found", "traceback"},
+	{"error", "unable to", "failed", "could not attach", "not found"},
 }
 
-// complaint is the line that says best why a child failed: the first that
-// speaks of an error, or else the last.
+// complaint is the line that says best why a child failed: the last of a Python
+// traceback that is not code, the first that speaks of an error, or else the
+// last.
 func (c *child) complaint() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if slices.ContainsFunc(c.lines, func(line string) bool { return strings.HasPrefix(line, "Traceback (") }) {
+		for _, line := range slices.Backward(c.lines) {
+			if line != "" && !strings.HasPrefix(line, " ") {
+				return line
+			}
+		}
+	}
 	for _, words := range complaints {
 		for _, line := range c.lines {
 			lower := strings.ToLower(line)

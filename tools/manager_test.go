@@ -369,6 +369,7 @@ func TestComplaint(t *testing.T) {
 		{[]string{"one", " two "}, "two"},
 		{[]string{"ERROR: Unknown error -1: couldn't set RLIMIT_MEMLOCK", "stdin:1:2-3: ERROR: no such field", "more"}, "stdin:1:2-3: ERROR: no such field"},
 		{[]string{"a\x1b[31m\xffb\tc: not found", "later"}, "a [31m b c: not found"},
+		{[]string{"Traceback (most recent call last):", `  File "bcc/__init__.py", line 1, in attach`, `    raise Exception("Failed to attach %s" % fn)`, "Exception: Failed to attach b'x'", ""}, "Exception: Failed to attach b'x'"},
 		{[]string{strings.Repeat("x", 1000)}, strings.Repeat("x", 400)},
 	} {
 		ch := &child{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,8 +21,12 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// guestEnv tells the test binary that it is in the machine.
-const guestEnv = "KERNEL_MATRIX_GUEST"
+// guestEnv tells the test binary that it is in the machine, and the steps to
+// take.
+const (
+	guestEnv = "KERNEL_MATRIX_GUEST"
+	allSteps = "all"
+)
 
 const (
 	unit     = "bpf_tools_exporter.service"
@@ -38,20 +43,39 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// steps are what happens in the machine, in this order.
+var steps = []struct {
+	name string
+	do   func(*guest)
+}{
+	{"install", (*guest).install},
+	{"hardening", (*guest).hardening},
+	{"libbpf-tools", func(g *guest) { g.tryTools("libbpf-tools") }},
+	{"bpftrace", func(g *guest) { g.tryTools("bpftrace") }},
+	{"bcc", func(g *guest) { g.tryTools("bcc") }},
+	{"capabilities", (*guest).capabilities},
+	{"unprivileged", (*guest).unprivileged},
+	{"robustness", (*guest).robustness},
+	{"socket", (*guest).socket},
+	{"upgrade", (*guest).upgrade},
+	{"remove", (*guest).remove},
+}
+
 // TestGuest is what happens in the machine. It reports after each step, so that
 // what came out before a fault is not lost.
 func TestGuest(t *testing.T) {
-	if os.Getenv(guestEnv) == "" {
+	wanted := os.Getenv(guestEnv)
+	if wanted == "" {
 		t.Skip("runs in a virtual machine: make test-kernels")
 	}
 	g := &guest{t: t}
 	g.prepare()
-	g.install()
-	g.hardening()
-	g.tryTools()
-	g.unprivileged()
-	g.upgrade()
-	g.remove()
+	for _, step := range steps {
+		if wanted == allSteps || slices.Contains(strings.Split(wanted, ","), step.name) {
+			g.log("step %s", step.name)
+			step.do(g)
+		}
+	}
 }
 
 type guest struct {
@@ -67,7 +91,7 @@ type tool struct {
 	Default  bool
 	State    string
 	Reason   string
-	Source   *struct{ Backend, Version string }
+	Source   *struct{ Backend, Version, Path string }
 	Rejected []struct{ Backend, Reason string }
 }
 
@@ -138,7 +162,6 @@ func (g *guest) install() {
 		_, err = sh("systemctl is-active " + unit + " && systemctl is-enabled " + unit + " && getent passwd bpf_tools_exporter")
 	}
 	g.check("the package installs, and its service starts and is enabled", err, "")
-
 }
 
 // upgrade installs the package over a changed configuration: without tools, which
@@ -163,6 +186,41 @@ func (g *guest) hardening() {
 	g.check("`systemd-analyze security`", err, exposure)
 }
 
+// socket has systemd listen instead of the exporter.
+func (g *guest) socket() {
+	_, err := sh("echo 'ARGS=\"--web.systemd-socket --collector.disable-defaults\"' >" + flags + " && systemctl stop " + unit + " && systemctl enable --now bpf_tools_exporter.socket")
+	if err == nil {
+		_, err = get("/-/healthy")
+	}
+	if err == nil {
+		_, err = sh("systemctl is-active " + unit)
+	}
+	g.check("by its socket, the first connection starts the service", err, "")
+
+	restarted := make(chan error, 1)
+	go func() {
+		_, err := sh("systemctl restart " + unit)
+		restarted <- err
+	}()
+	answers := 0
+	for waiting := err == nil; waiting; {
+		select {
+		case err = <-restarted:
+			waiting = false
+		default:
+			if _, err = get("/-/healthy"); err != nil {
+				waiting = false
+			}
+			answers++
+		}
+	}
+	if err == nil && answers == 0 {
+		err = errors.New("nothing was asked meanwhile")
+	}
+	_, err2 := sh("systemctl disable --now bpf_tools_exporter.socket && systemctl stop " + unit)
+	g.check("no connection is refused while the service restarts behind its socket", errors.Join(err, err2), "")
+}
+
 // remove removes and purges the package.
 func (g *guest) remove() {
 	_, err := sh("dpkg --remove bpf-tools-exporter && test -e " + flags + " && ! systemctl is-active " + unit + " && ! pgrep -x bpftrace && ! test -e /usr/bin/bpf_tools_exporter")
@@ -175,7 +233,8 @@ func (g *guest) remove() {
 // restart starts the service anew with other flags and returns when each tool
 // is up or has been given up.
 func (g *guest) restart(args ...string) error {
-	args = append(args, "--tools.start-timeout=20m", "--tools.cpu-limit=0", "--tools.memory-limit=0")
+	args = append([]string{"--tools.start-timeout=20m"}, args...)
+	args = append(args, "--tools.cpu-limit=0", "--tools.memory-limit=0")
 	text := "ARGS=\"" + strings.Join(args, " ") + "\"\n"
 	if err := os.WriteFile(flags, []byte(text), 0o644); err != nil {
 		return err
@@ -183,6 +242,14 @@ func (g *guest) restart(args ...string) error {
 	if out, err := sh("systemctl daemon-reload && systemctl restart " + unit); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
+	err := g.ready()
+	journal, _ := sh("journalctl -u " + unit + " -b --no-pager -o cat | tac | sed '/msg=\"Listening on/q' | tac | cut -c1-300")
+	g.log("%s", journal)
+	return err
+}
+
+// ready returns when each tool is up or has been given up.
+func (g *guest) ready() error {
 	err := eventually(40*time.Minute, func() error {
 		if state, err := sh("systemctl is-active " + unit); err != nil {
 			return fmt.Errorf("the service is %s", state)
@@ -206,9 +273,9 @@ func (g *guest) readTools() error {
 	return json.Unmarshal([]byte(body), &g.tools)
 }
 
-// tryTools has each tool served by each backend, some at a time as each of bcc
-// is a process of some hundred MiB: first those that run by default.
-func (g *guest) tryTools() {
+// tryTools has each tool served by a backend, some at a time as each of bcc is a
+// process of some hundred MiB: first those that run by default.
+func (g *guest) tryTools(backend string) {
 	if err := g.restart("--collector.disable-defaults"); err != nil {
 		g.check("the exporter starts without tools", err, "")
 		return
@@ -222,12 +289,12 @@ func (g *guest) tryTools() {
 		}
 	}
 	for _, group := range append([][]string{byDefault}, slices.Collect(slices.Chunk(others, 5))...) {
-		for _, backend := range []string{"libbpf-tools", "bpftrace", "bcc"} {
-			g.tryGroup(backend, group)
-		}
+		g.tryGroup(backend, group)
 	}
 }
 
+// tryGroup starts the tools of a group together. Those that are up then see the
+// loads of all.
 func (g *guest) tryGroup(backend string, group []string) {
 	args := []string{"--collector.disable-defaults", "--tools.backends=" + backend}
 	for _, name := range group {
@@ -235,80 +302,98 @@ func (g *guest) tryGroup(backend string, group []string) {
 	}
 	g.log("%s: starting %s", backend, strings.Join(group, ", "))
 	err := g.restart(args...)
-	for _, name := range group {
-		cell := Cell{Tool: name, Backend: backend}
-		if err != nil {
+	cells, loaded := make([]Cell, len(group)), make(map[string]*Cell)
+	var run []*Cell
+	for i, name := range group {
+		cell := &cells[i]
+		cell.Tool, cell.Backend = name, backend
+		switch t := g.tool(name); {
+		case err != nil:
 			cell.Verdict, cell.Detail = "wrong", err.Error()
-		} else {
-			g.try(&cell)
+		case t.State == "down":
+			cell.Verdict, cell.Detail = "refuses", t.why(backend)
+		case t.Mode == "on-demand":
+			run = append(run, cell)
+		case t.State != "up":
+			cell.Verdict, cell.Detail = "wrong", "it is "+t.State+": "+t.Reason
+		default:
+			cell.Verdict = "counts"
+			loaded[name] = cell
 		}
-		g.log("%s by %s: %s %s", cell.Tool, cell.Backend, cell.Verdict, cell.Detail)
-		g.result.Cells = append(g.result.Cells, cell)
-		g.report()
 	}
+	for name, wrong := range compare(slices.Collect(maps.Keys(loaded))...) {
+		loaded[name].Verdict, loaded[name].Detail = "wrong", wrong.Error()
+	}
+	for _, cell := range run {
+		g.tryOnDemand(cell)
+	}
+	for _, cell := range cells {
+		g.log("%s by %s: %s %s", cell.Tool, cell.Backend, cell.Verdict, cell.Detail)
+	}
+	g.result.Cells = append(g.result.Cells, cells...)
+	g.report()
 }
 
-// try makes the load of one tool and compares.
-func (g *guest) try(cell *Cell) {
-	i := slices.IndexFunc(g.tools, func(t tool) bool { return t.Name == cell.Tool })
-	t := g.tools[i]
-	if t.State == "down" {
-		cell.Verdict, cell.Detail = "refuses", "no such tool there"
-		for _, r := range t.Rejected {
-			if r.Backend == cell.Backend {
-				cell.Detail = r.Reason
+// tool is what the exporter said of one when it was last asked.
+func (g *guest) tool(name string) tool {
+	if i := slices.IndexFunc(g.tools, func(t tool) bool { return t.Name == name }); i >= 0 {
+		return g.tools[i]
+	}
+	return tool{State: "unknown"}
+}
+
+// why says why a backend does not serve the tool.
+func (t tool) why(backend string) string {
+	for _, r := range t.Rejected {
+		if r.Backend == backend {
+			return r.Reason
+		}
+	}
+	return backend + " has no such tool"
+}
+
+// compare makes the loads of tools and waits until their metrics have risen by
+// them: by no more, also a moment later. It returns what is wrong, by tool.
+func compare(names ...string) map[string]error {
+	wrong := make(map[string]error)
+	before, err := scrape()
+	wants := make(map[string][]want)
+	for _, name := range names {
+		switch load := loads[name]; {
+		case err != nil:
+			wrong[name] = err
+		case load == nil:
+			wrong[name] = errors.New("load_test.go has no load for it")
+		default:
+			if wants[name], wrong[name] = load(); wrong[name] != nil {
+				wrong[name] = fmt.Errorf("no load: %w", wrong[name])
+				delete(wants, name)
 			}
 		}
-		return
-	}
-	if t.Mode == "on-demand" {
-		g.tryOnDemand(cell)
-		return
-	}
-	if t.State != "up" {
-		cell.Verdict, cell.Detail = "wrong", "it is "+t.State+": "+t.Reason
-		return
-	}
-	load := loads[cell.Tool]
-	if load == nil {
-		cell.Verdict, cell.Detail = "wrong", "load_test.go has no load for it"
-		return
-	}
-	cell.Verdict, cell.Detail = "counts", ""
-	if err := compare(load); err != nil {
-		cell.Verdict, cell.Detail = "wrong", err.Error()
-	}
-}
-
-// compare makes a load and waits until the metrics have risen by it: by no
-// more, also a moment later.
-func compare(load func() ([]want, error)) error {
-	before, err := scrape()
-	if err != nil {
-		return err
-	}
-	wants, err := load()
-	if err != nil {
-		return fmt.Errorf("no load: %w", err)
 	}
 	check := func() error {
 		now, err := scrape()
-		if err != nil {
-			return err
+		for name, all := range wants {
+			wrong[name] = errors.Join(err, rise(before, now, all))
 		}
-		for _, w := range wants {
-			rise := now.sum(w.metric, w.labels) - before.sum(w.metric, w.labels)
-			if rise < w.n-w.fewer || rise > w.n+w.others {
-				return fmt.Errorf("%s%v rose by %v instead of %v", w.metric, w.labels, rise, w.n)
-			}
-		}
-		return nil
+		return errors.Join(slices.Collect(maps.Values(wrong))...)
 	}
-	if err := eventually(time.Minute, check); err != nil {
-		return err
-	}
+	_ = eventually(time.Minute, check)
 	time.Sleep(7 * time.Second) // an interval of the text tools
-	return check()
+	_ = check()
+	maps.DeleteFunc(wrong, func(_ string, err error) bool { return err == nil })
+	return wrong
+}
+
+// rise tells whether metrics have risen by what a load did.
+func rise(before, now metrics, wants []want) error {
+	for _, w := range wants {
+		rise := now.sum(w.metric, w.labels) - before.sum(w.metric, w.labels)
+		if rise < w.n-w.fewer || rise > w.n+w.others {
+			return fmt.Errorf("%s%v rose by %v instead of %v", w.metric, w.labels, rise, w.n)
+		}
+	}
+	return nil
 }
 
 // tryOnDemand runs a tool for a few seconds.
@@ -325,45 +410,6 @@ func (g *guest) tryOnDemand(cell *Cell) {
 		return
 	}
 	cell.Verdict = "counts"
-}
-
-// unprivileged runs the tools as another user than root, with capabilities.
-func (g *guest) unprivileged() {
-	if _, err := sh("mkdir -p " + dropIn + " && cp /usr/share/doc/bpf-tools-exporter/unprivileged.conf " + dropIn + "/"); err != nil {
-		g.check("runs without root", err, "")
-		return
-	}
-	defer sh("rm -rf " + dropIn)
-	for _, backend := range backends {
-		if g.result.Versions[backend] == "" {
-			continue
-		}
-		args := []string{"--collector.disable-defaults", "--tools.backends=" + backend, "--collector.execsnoop", "--collector.tcplife", "--collector.biolatency"}
-		err := g.restart(args...)
-		var works, not []string
-		for _, t := range g.tools {
-			load := loads[t.Name]
-			switch {
-			case err != nil || !slices.Contains(args, "--collector."+t.Name):
-			case t.State != "up":
-				not = append(not, t.Name+": "+t.Reason)
-			default:
-				if wrong := compare(load); wrong != nil {
-					err = errors.Join(err, fmt.Errorf("%s: %w", t.Name, wrong))
-				} else {
-					works = append(works, t.Name)
-				}
-			}
-		}
-		g.check("as a user with capabilities, "+backend, err, fmt.Sprintf("count: %s; do not run: %s", list(works), list(not)))
-	}
-}
-
-func list(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
 }
 
 // eventually tries until it succeeds or the time is over.

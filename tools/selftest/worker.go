@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -79,27 +80,35 @@ const patience = 30 * time.Second
 
 // pair returns both ends of a new connection of an address to itself.
 func pair(ip string) (client, server *net.TCPConn, err error) {
-	address := &net.TCPAddr{IP: net.ParseIP(ip)}
-	listener, err := net.ListenTCP("tcp4", address)
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.ParseIP(ip)})
 	if err != nil {
 		return nil, nil, err
 	}
 	defer listener.Close()
-	dialer := net.Dialer{LocalAddr: address, Timeout: patience}
-	c, err := dialer.Dial("tcp4", listener.Addr().String())
+	client, err = dial(listener)
 	if err != nil {
 		return nil, nil, err
 	}
 	_ = listener.SetDeadline(time.Now().Add(patience))
 	server, err = listener.AcceptTCP()
 	if err != nil {
-		c.Close()
+		client.Close()
 		return nil, nil, err
 	}
-	client = c.(*net.TCPConn)
-	deadline := time.Now().Add(patience)
-	_, _ = client.SetDeadline(deadline), server.SetDeadline(deadline)
+	_ = server.SetDeadline(time.Now().Add(patience))
 	return client, server, nil
+}
+
+// dial connects a listener's address to the listener.
+func dial(listener *net.TCPListener) (*net.TCPConn, error) {
+	address := listener.Addr().(*net.TCPAddr)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: address.IP}, Timeout: patience}
+	c, err := dialer.Dial("tcp4", address.String())
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c.(*net.TCPConn), nil
 }
 
 // Whole KiB: bcc's tcplife shows no others.
@@ -148,43 +157,54 @@ func talk(client, server *net.TCPConn) error {
 	return err
 }
 
-// dropAll is a socket filter: return 0 bytes of each packet.
-var dropAll = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
-
-// retransmit sends to an established socket that drops all, until the kernel
-// has sent twice again: about 0.6 s.
+// retransmit sends to a listener that drops what comes, as its queue is full,
+// until the kernel has sent twice again: about 0.6 s. No privilege is needed; a
+// socket filter that drops wants CAP_NET_ADMIN on newer kernels
+// (6.1.0-50 of Debian and 6.18 ask for it).
 func (w *worker) retransmit() error {
-	client, server, err := pair(w.Lossy)
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.ParseIP(w.Lossy)})
 	if err != nil {
 		return err
 	}
-	defer server.Close()
-	defer client.Close()
-	err = control(server, func(fd int) error {
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &dropAll})
+	defer listener.Close()
+	// Sessions come into the queue when they have data, tcp(7).
+	err = control(listener, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, int(patience.Seconds()))
 	})
 	if err != nil {
-		return fmt.Errorf("SO_ATTACH_FILTER: %w", err)
+		return fmt.Errorf("TCP_DEFER_ACCEPT: %w", err)
 	}
-	if _, err := client.Write(make([]byte, 100)); err != nil {
-		return err
+	var clients [2]*net.TCPConn
+	for i := range clients {
+		if clients[i], err = dial(listener); err != nil {
+			return err
+		}
+		defer clients[i].Close()
+		_ = clients[i].SetLinger(0) // no orderly end, which would be sent again too
+	}
+	// The first one's data fills the queue.
+	if err := control(listener, func(fd int) error { return unix.Listen(fd, 0) }); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	for _, c := range clients {
+		if _, err := c.Write(make([]byte, 100)); err != nil {
+			return err
+		}
 	}
 	var again uint32
 	for deadline := time.Now().Add(patience); again < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%d segments sent again in %s", again, patience)
 		}
-		if again, err = retransmits(client); err != nil {
+		if again, err = retransmits(clients[1]); err != nil {
 			return err
 		}
 	}
-	// No orderly end, which would be sent again too.
-	_, _ = client.SetLinger(0), server.SetLinger(0)
 	w.did("retransmit", map[string]float64{"retransmits": float64(again)})
 	return nil
 }
 
-func control(c *net.TCPConn, do func(fd int) error) error {
+func control(c syscall.Conn, do func(fd int) error) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
