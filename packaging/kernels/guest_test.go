@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/pprof/profile"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -396,8 +397,20 @@ func rise(before, now metrics, wants []want) error {
 	return nil
 }
 
-// tryOnDemand runs a tool for a few seconds.
+// tryOnDemand runs a tool for a few seconds, beside a load of system calls.
 func (g *guest) tryOnDemand(cell *Cell) {
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = os.ReadFile("/proc/self/smaps")
+			}
+		}
+	}()
 	before, _ := scrape()
 	if _, err := get("/probe?tool=" + cell.Tool + "&duration=5s"); err != nil {
 		cell.Verdict, cell.Detail = "refuses", err.Error()
@@ -410,6 +423,36 @@ func (g *guest) tryOnDemand(cell *Cell) {
 		return
 	}
 	cell.Verdict = "counts"
+	if cell.Tool != "profile" {
+		return
+	}
+	if err := namesKernelFunctions(); err != nil {
+		cell.Verdict, cell.Detail = "wrong", err.Error()
+	}
+}
+
+// namesKernelFunctions profiles and looks for functions of the kernel by name.
+func namesKernelFunctions() error {
+	text, err := get("/pprof/profile?seconds=5")
+	if err != nil {
+		return err
+	}
+	p, err := profile.ParseData([]byte(text))
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, location := range p.Location {
+		for _, line := range location.Line {
+			if strings.Contains(location.Mapping.File, "kernel") {
+				names = append(names, line.Function.Name)
+			}
+		}
+	}
+	if !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "smap") || strings.Contains(name, "syscall") }) {
+		return fmt.Errorf("no name of a kernel function that surely ran among %q", names[:min(len(names), 8)])
+	}
+	return nil
 }
 
 // eventually tries until it succeeds or the time is over.
