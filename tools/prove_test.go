@@ -77,6 +77,7 @@ func TestSelfTestOfFakes(t *testing.T) {
 	}{
 		{"a fixed table", "execsnoop", attach(t) + fixedTable, Down, Failed, "result success, want at least"},
 		{"fixed intervals", "cachestat", attach(t) + fixedIntervals, Down, Failed, "want at least"},
+		{"half attached", "cachestat", attach(t) + "time.sleep(1)\nraise Exception('no such probe')\n", Down, "", "exit status 1: Exception: no such probe"},
 		{"a wrapper", "execsnoop", wrap(1), Up, Passed, "; saw just that"},
 		{"each row twice", "execsnoop", wrap(2), Down, Failed, "result success, want at most"},
 		{"silence", "execsnoop", attach(t) + "time.sleep(1000)\n", Down, Failed, "saw 0 execs"},

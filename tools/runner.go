@@ -226,6 +226,10 @@ func (r *runner) keep(ctx context.Context) {
 func (r *runner) restart(ctx context.Context) bool {
 	reason, why := r.whyEnded()
 	r.retire()
+	if r.failsItself(reason) {
+		r.m.reconsider(change{runner: r, tool: r.members[0].tool, err: why})
+		return false
+	}
 	for {
 		if time.Since(r.current().started) > steadyAfter {
 			r.backoff.Reset()
@@ -254,6 +258,14 @@ func (r *runner) restart(ctx context.Context) bool {
 		}
 		reason, why = reasonExit, err
 	}
+}
+
+// failsItself tells whether a program that serves one tool has ended with an
+// error before it proved itself, as some of bcc do that attach a few of their
+// probes and find the next missing.
+func (r *runner) failsItself(reason string) bool {
+	exit := r.current().process.Exit()
+	return !r.shared() && len(r.unproven()) > 0 && reason == reasonExit && exit.Signal == 0 && exit.Code != 0
 }
 
 func (r *runner) whyEnded() (string, error) {
