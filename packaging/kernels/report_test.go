@@ -42,6 +42,15 @@ func (r *Result) check(name string, err error, detail string) {
 	r.Checks = append(r.Checks, c)
 }
 
+// complete tells whether each backend was tried.
+func (r *Result) complete() bool {
+	tried := make(map[string]bool)
+	for _, c := range r.Cells {
+		tried[c.Backend] = true
+	}
+	return len(tried) == len(backends)
+}
+
 // faults are what must not be.
 func (r *Result) faults() []string {
 	var faults []string
