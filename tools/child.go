@@ -43,7 +43,7 @@ type child struct {
 	process *process.Process
 	host    selftest.Host // before the start
 	// tookToAttach tells how slow the machine is.
-	tookToAttach time.Duration // valid once attached
+	tookToAttach time.Duration // valid once attached is closed
 	printed      time.Time     // that it has printed by, while it attaches
 
 	attached chan struct{} // closed when the child is known to see events
@@ -82,7 +82,12 @@ func newMember(t *tool, s *Source, sink Sink, own *ownDoings) *member {
 	return m
 }
 
-func (c *child) markAttached() { c.once.Do(func() { close(c.attached) }) }
+func (c *child) markAttached() {
+	c.once.Do(func() {
+		c.tookToAttach = time.Since(c.started)
+		close(c.attached)
+	})
+}
 
 func (c *child) isAttached() bool {
 	select {

@@ -126,7 +126,6 @@ func (r *runner) try(ctx context.Context) error {
 	} else {
 		err = c.awaitText(ctx)
 	}
-	c.tookToAttach = time.Since(c.started)
 	if err != nil {
 		stop, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()

@@ -123,8 +123,9 @@ func (r *runner) silent(c *child, last time.Time) bool {
 	}
 	// libbpf-tools' biolatency prints an empty line at least.
 	interval := time.Duration(r.members[0].source.Interval) * time.Second
-	if last.IsZero() {
-		last = c.started
+	// What bcc compiles before is no silence.
+	if attached := c.started.Add(c.tookToAttach); last.Before(attached) {
+		last = attached
 	}
 	return interval > 0 && time.Since(last) > 10*interval
 }
