@@ -2,7 +2,11 @@ package kernels
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -42,13 +46,35 @@ func (r *Result) check(name string, err error, detail string) {
 	r.Checks = append(r.Checks, c)
 }
 
-// complete tells whether each backend was tried.
-func (r *Result) complete() bool {
-	tried := make(map[string]bool)
-	for _, c := range r.Cells {
-		tried[c.Backend] = true
+// keep adds what earlier runs have kept in the file about the same kernel, where
+// this one did not try it, and keeps all.
+func (r *Result) keep(file string) (*Result, error) {
+	var before Result
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(text, &before)
 	}
-	return len(tried) == len(backends)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	all := &Result{Kernel: r.Kernel, Versions: r.Versions, Cells: r.Cells, Checks: r.Checks}
+	if before.Kernel == r.Kernel && maps.Equal(before.Versions, r.Versions) {
+		for _, old := range before.Cells {
+			if !slices.ContainsFunc(r.Cells, func(c Cell) bool { return c.Tool == old.Tool && c.Backend == old.Backend }) {
+				all.Cells = append(all.Cells, old)
+			}
+		}
+		for _, old := range before.Checks {
+			if !slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Name == old.Name }) {
+				all.Checks = append(all.Checks, old)
+			}
+		}
+	}
+	text, err = json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	return all, os.WriteFile(file, text, 0o644)
 }
 
 // faults are what must not be.
@@ -64,8 +90,8 @@ func (r *Result) faults() []string {
 			faults = append(faults, fmt.Sprintf("%s: %s", c.Name, c.Detail))
 		}
 	}
-	if len(r.Cells) == 0 {
-		faults = append(faults, "no tool was tried")
+	if len(r.Cells)+len(r.Checks) == 0 {
+		faults = append(faults, "nothing was tried")
 	}
 	return faults
 }
