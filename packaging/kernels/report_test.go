@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 )
 
 // backends in the order of the table's columns.
@@ -162,4 +164,24 @@ func writeSection(file, suite, section string) error {
 		return fmt.Errorf("%s: no lines %q and %q to write between", file, begin, end)
 	}
 	return os.WriteFile(file, []byte(before+begin+section+end+after), 0o644)
+}
+
+// A run of some steps adds to what others have found about the same kernel.
+func TestKeep(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "result.json")
+	for _, c := range []struct {
+		kernel, tool, check string
+		cells, checks       int
+	}{{"6.1", "a", "x", 1, 1}, {"6.1", "b", "y", 2, 2}, {"6.1", "b", "x", 2, 2}, {"6.12", "a", "x", 1, 1}} {
+		all, err := (&Result{Kernel: c.kernel, Cells: []Cell{{Tool: c.tool, Backend: "bcc", Verdict: "counts"}}, Checks: []Check{{Name: c.check}}}).keep(file)
+		if err != nil || len(all.Cells) != c.cells || len(all.Checks) != c.checks || all.Cells[0].Tool != c.tool {
+			t.Errorf("%+v: %+v, %v", c, all, err)
+		}
+	}
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := new(Result).keep(file); err == nil {
+		t.Error("a broken file is taken for none")
+	}
 }
