@@ -3,6 +3,8 @@ package tools
 import (
 	"context"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/go-kit/log/level"
 
@@ -12,7 +14,7 @@ import (
 
 // A change makes the manager choose anew.
 type change struct {
-	runner *runner // that is of no use as it is
+	runner *runner // that is of no use as it is, or nil if a tool without source may have one now
 	tool   *tool   // whose source is rejected, or nil for all of the runner's
 	err    error   // the reason of the rejection, or nil if the program is another now
 }
@@ -65,6 +67,10 @@ func (m *Manager) apply(ctx context.Context, c change) {
 		}
 		return
 	}
+	if c.runner == nil {
+		m.findAgain(c.tool)
+		return
+	}
 	_ = level.Info(m.cfg.Logger).Log("msg", "the program has changed, choosing a source anew", "path", c.runner.path)
 	var served []*tool
 	for _, t := range c.runner.tools() {
@@ -86,6 +92,55 @@ func (m *Manager) apply(ctx context.Context, c change) {
 		t.mu.Unlock()
 		m.find(t)
 	}
+}
+
+// findAgain looks for sources of a tool that has none.
+func (m *Manager) findAgain(t *tool) {
+	t.mu.Lock()
+	down := t.state == Down
+	if down {
+		t.state, t.reason = Starting, "a program was installed"
+	}
+	t.mu.Unlock()
+	if !down {
+		return
+	}
+	_ = level.Info(m.cfg.Logger).Log("msg", "a program was installed, choosing a source anew", "tool", t.def.Name)
+	if spec, _ := m.bpftrace(); spec == nil {
+		m.findBPFtrace()
+	}
+	m.find(t)
+}
+
+// lookAgain has tools that nothing serves choose anew when a program that they
+// missed is there, and was so at the last look: its libraries may come later.
+func (m *Manager) lookAgain() {
+	for _, t := range m.tools {
+		appeared := t.missedAppears()
+		if appeared && t.appeared {
+			m.reconsider(change{tool: t})
+		}
+		t.appeared = appeared
+	}
+}
+
+// missedAppears tells whether a program is there that the tool, which has no
+// source, did not find.
+func (t *tool) missedAppears() bool {
+	t.mu.Lock()
+	down, rejected := t.enabled && t.state == Down, slices.Clone(t.rejected)
+	t.mu.Unlock()
+	return down && slices.ContainsFunc(rejected, func(r Rejection) bool {
+		if !strings.HasPrefix(r.Reason, backend.ErrNotInstalled.Error()) {
+			return false
+		}
+		name := "" // bpftrace is one program for all
+		if r.Source.Backend != backend.BPFtrace {
+			name = r.Source.Command[0]
+		}
+		_, err := backend.Find(r.Source.Backend, name)
+		return err == nil
+	})
 }
 
 // endRunner ends a tool's runner, if it has one, for all tools that share it. What it

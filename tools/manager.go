@@ -106,6 +106,8 @@ type tool struct {
 	selfTest   Verdict
 	runs       int   // on-demand runs that are going on
 	spent      spent // by runners and runs that are over
+
+	appeared bool // the last look of watch has found a program that was missing
 }
 
 // candidate is a source that may serve on this host, with its program.

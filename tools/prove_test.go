@@ -135,6 +135,40 @@ func TestSelfTestChoosesNext(t *testing.T) {
 	}
 }
 
+// A tool that nothing served is served when a program is installed, and has been
+// there for two looks.
+func TestInstalledLater(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs tools for a while: not with -short")
+	}
+	if os.Geteuid() != 0 {
+		unable(t, "not root")
+	}
+	real, err := backend.Find(backend.Libbpf, "execsnoop")
+	if err != nil {
+		unable(t, "needs libbpf-tools")
+	}
+	dirs := backend.Dirs
+	backend.Dirs = []string{t.TempDir()}
+	t.Cleanup(func() { backend.Dirs = dirs })
+	m := startManager(t, nil, &safeSums{sums: newSums(t)}, func(cfg *Config) { cfg.SelfTest, cfg.Backends = true, []string{"libbpf-tools"} }, "execsnoop")
+	eventually(t, "there is no source", func() bool { return status(t, m, "execsnoop").State == Down })
+	m.lookAgain()
+	if err := os.Symlink(real, filepath.Join(backend.Dirs[0], "execsnoop-libbpf")); err != nil {
+		t.Fatal(err)
+	}
+	m.lookAgain()
+	time.Sleep(100 * time.Millisecond)
+	if s := status(t, m, "execsnoop"); s.State != Down {
+		t.Errorf("%s at the first look", s.State)
+	}
+	m.lookAgain()
+	eventually(t, "what was installed serves", func() bool { return status(t, m, "execsnoop").State == Up })
+	if s := status(t, m, "execsnoop"); s.SelfTest.Result != Passed || len(s.Rejected) != 0 {
+		t.Errorf("self-test %+v, rejected %+v", s.SelfTest, s.Rejected)
+	}
+}
+
 // Where a program is replaced, as by an upgrade, its source is started again and
 // has to prove anew that it counts right.
 func TestUpgrade(t *testing.T) {

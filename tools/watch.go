@@ -67,6 +67,7 @@ func (m *Manager) check(ctx context.Context) {
 			m.reconsider(change{runner: r})
 		}
 	}
+	m.lookAgain()
 }
 
 // quiet tells whether there has been no answer for so long.
