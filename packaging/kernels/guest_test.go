@@ -412,11 +412,17 @@ func (g *guest) tryOnDemand(cell *Cell) {
 				return
 			default:
 				_, _ = os.ReadFile("/proc/self/smaps")
+				time.Sleep(10 * time.Millisecond)
 			}
 		}
 	}()
 	before, _ := scrape()
-	if _, err := get("/probe?tool=" + cell.Tool + "&duration=5s"); err != nil {
+	path := "/probe?tool=" + cell.Tool + "&duration=5s"
+	if cell.Tool == "profile" {
+		path = "/pprof/profile?seconds=5"
+	}
+	body, err := get(path)
+	if err != nil {
 		cell.Verdict, cell.Detail = "refuses", err.Error()
 		return
 	}
@@ -430,18 +436,14 @@ func (g *guest) tryOnDemand(cell *Cell) {
 	if cell.Tool != "profile" {
 		return
 	}
-	if err := namesKernelFunctions(); err != nil {
+	if err := namesKernelFunctions([]byte(body)); err != nil {
 		cell.Verdict, cell.Detail = "wrong", err.Error()
 	}
 }
 
-// namesKernelFunctions profiles and looks for functions of the kernel by name.
-func namesKernelFunctions() error {
-	text, err := get("/pprof/profile?seconds=5")
-	if err != nil {
-		return err
-	}
-	p, err := profile.ParseData([]byte(text))
+// namesKernelFunctions looks for functions of the kernel by name in a profile.
+func namesKernelFunctions(text []byte) error {
+	p, err := profile.ParseData(text)
 	if err != nil {
 		return err
 	}
