@@ -81,6 +81,8 @@ func TestGuest(t *testing.T) {
 			step.do(g)
 		}
 	}
+	g.result.Done = true
+	g.report()
 }
 
 type guest struct {

@@ -23,6 +23,7 @@ type Result struct {
 	Versions map[string]string // of each backend's package, "" if the suite has none
 	Cells    []Cell
 	Checks   []Check
+	Done     bool // all steps were taken
 }
 
 // Cell is one tool with one backend.
@@ -92,8 +93,8 @@ func (r *Result) faults() []string {
 			faults = append(faults, fmt.Sprintf("%s: %s", c.Name, c.Detail))
 		}
 	}
-	if len(r.Cells)+len(r.Checks) == 0 {
-		faults = append(faults, "nothing was tried")
+	if !r.Done {
+		faults = append(faults, "the machine ended before all steps were taken")
 	}
 	return faults
 }
