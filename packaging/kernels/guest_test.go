@@ -99,6 +99,7 @@ type tool struct {
 	State    string
 	Reason   string
 	Source   *struct{ Backend, Version, Path string }
+	SelfTest struct{ Result string } `json:"self_test"`
 	Rejected []struct{ Backend, Reason string }
 }
 
@@ -268,6 +269,18 @@ func (g *guest) ready() error {
 		journal, _ := sh("journalctl -u " + unit + " -n 5 --no-pager -o cat")
 		return fmt.Errorf("%w: %s", err, journal)
 	}
+	// What prints at intervals is up before it has proven itself.
+	_ = eventually(3*time.Minute, func() error {
+		if err := g.readTools(); err != nil {
+			return err
+		}
+		for _, t := range g.tools {
+			if t.SelfTest.Result == "pending" || t.State == "starting" {
+				return fmt.Errorf("%s has not proven itself: %s", t.Name, t.State)
+			}
+		}
+		return nil
+	})
 	return g.readTools()
 }
 
