@@ -86,8 +86,7 @@ func boot(t *testing.T, image string) *Result {
 	drive := func(file, options string) []string {
 		return []string{"-drive", "file=" + file + ",if=virtio,format=raw,cache=unsafe" + options}
 	}
-	// QEMU emulates AVX slower than what programs do without it. Models of CPUs,
-	// such as Nehalem, hang now and then.
+	// QEMU emulates AVX slower than what programs do without it.
 	cpu := "max,la57=off,avx=off,avx2=off,f16c=off,fma=off"
 	if strings.HasPrefix(*accel, "kvm") {
 		cpu = "host"
