@@ -275,7 +275,8 @@ func (g *guest) ready() error {
 			return err
 		}
 		for _, t := range g.tools {
-			if t.SelfTest.Result == "pending" || t.State == "starting" {
+			failing := t.State == "up" && t.SelfTest.Result == "failed" // and about to be ended
+			if failing || t.SelfTest.Result == "pending" || t.State == "starting" {
 				return fmt.Errorf("%s has not proven itself: %s", t.Name, t.State)
 			}
 		}
