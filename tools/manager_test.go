@@ -278,6 +278,9 @@ func TestFails(t *testing.T) {
 		{"it took long to start", func(r *runner, c *child, _ *Config) {
 			r.members[0].source.Interval, c.started, c.tookToAttach = 5, long, time.Hour-45*time.Second
 		}, ""},
+		{"it took long to start, and hangs", func(r *runner, c *child, _ *Config) {
+			r.members[0].source.Interval, c.started, c.tookToAttach = 5, long, time.Minute
+		}, reasonHang},
 		{"silence of a tool that prints events", func(_ *runner, c *child, _ *Config) { c.started = long }, ""},
 		{"no answers", func(_ *runner, c *child, _ *Config) {
 			c.answers, c.missed, c.since = true, 3, time.Now().Add(-31*time.Second)

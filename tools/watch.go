@@ -128,5 +128,6 @@ func (r *runner) silent(c *child, last time.Time) bool {
 	if attached := c.started.Add(c.tookToAttach); last.Before(attached) {
 		last = attached
 	}
-	return interval > 0 && time.Since(last) > 10*interval
+	// Where it took long to attach, all takes long.
+	return interval > 0 && time.Since(last) > 10*interval+c.tookToAttach
 }
