@@ -53,18 +53,28 @@ for line in tool.stdout:
 `
 )
 
-// A program that is called and looks like the tool, attaches, and prints what
-// could be true, is not believed; one that is something else and counts right is.
-func TestSelfTestOfFakes(t *testing.T) {
+// libbpfExecsnoop is a program that counts right on this host.
+func libbpfExecsnoop(t *testing.T) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("runs tools for a while: not with -short")
 	}
 	if os.Geteuid() != 0 {
 		unable(t, "not root")
 	}
-	real, err := backend.Find(backend.Libbpf, "execsnoop")
-	if _, python := exec.LookPath("python3"); err != nil || python != nil {
-		unable(t, "needs libbpf-tools and python3")
+	path, err := backend.Find(backend.Libbpf, "execsnoop")
+	if err != nil {
+		unable(t, "needs libbpf-tools")
+	}
+	return path
+}
+
+// A program that is called and looks like the tool, attaches, and prints what
+// could be true, is not believed; one that is something else and counts right is.
+func TestSelfTestOfFakes(t *testing.T) {
+	real := libbpfExecsnoop(t)
+	if _, err := exec.LookPath("python3"); err != nil {
+		unable(t, "needs python3")
 	}
 	wrap := func(times int) string {
 		return "#!/usr/bin/python3\nimport signal, sys\n" + strings.NewReplacer("PROGRAM", fmt.Sprintf("%q", real), "TIMES", fmt.Sprint(times)).Replace(wrapper)
@@ -138,16 +148,7 @@ func TestSelfTestChoosesNext(t *testing.T) {
 // A tool that nothing served is served when a program is installed, and has been
 // there for two looks.
 func TestInstalledLater(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs tools for a while: not with -short")
-	}
-	if os.Geteuid() != 0 {
-		unable(t, "not root")
-	}
-	real, err := backend.Find(backend.Libbpf, "execsnoop")
-	if err != nil {
-		unable(t, "needs libbpf-tools")
-	}
+	real := libbpfExecsnoop(t)
 	dirs := backend.Dirs
 	backend.Dirs = []string{t.TempDir()}
 	t.Cleanup(func() { backend.Dirs = dirs })
@@ -172,16 +173,7 @@ func TestInstalledLater(t *testing.T) {
 // Where a program is replaced, as by an upgrade, its source is started again and
 // has to prove anew that it counts right.
 func TestUpgrade(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs tools for a while: not with -short")
-	}
-	if os.Geteuid() != 0 {
-		unable(t, "not root")
-	}
-	real, err := backend.Find(backend.Libbpf, "execsnoop")
-	if err != nil {
-		unable(t, "needs libbpf-tools")
-	}
+	real := libbpfExecsnoop(t)
 	content, err := os.ReadFile(real)
 	if err != nil {
 		t.Fatal(err)

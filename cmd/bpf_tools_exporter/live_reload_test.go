@@ -76,6 +76,33 @@ func TestLiveReload(t *testing.T) {
 	expectGone(t, pids)
 }
 
+// What was counted since the last scrape is not lost where a reload ends a
+// bpftrace of 80 probes: it prints its last values when all are detached, which
+// takes longer than two seconds.
+func TestLiveReloadOfManyProbes(t *testing.T) {
+	needLive(t)
+	const off = "runqlat: false, profile: false, biolatency: false, tcplife: false, tcpretrans: false, cachestat: false"
+	file := writeConfig(t, "collector: {fsslower: true, ext4slower: true, "+off+"}\n")
+	e := startExporter(t, "--config.file="+file, "--no-tools.self-test")
+	e.stopWithin = detachTimeout
+	name := uniqueName("reload")
+	runHelper(t, uniqueName("caller"), "execs", tinyProgram(t, name), "50", "0")
+	if err := os.WriteFile(file, []byte("collector: {"+off+"}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	// Not by scrapes, which would fetch the values.
+	eventually(t, time.Minute, "the tools start again", func() error {
+		if log := e.log.String(); !strings.Contains(log, "reloaded, the tools start again") {
+			return fmt.Errorf("the log ends with %q", log[max(0, len(log)-200):])
+		}
+		return nil
+	})
+	e.expectCounts(t, count{execs, labels{"comm": name, "result": "success"}, 50})
+}
+
 func (e *exporter) post(t *testing.T, path string) (code int, body string) {
 	t.Helper()
 	answer, err := http.Post(e.url+path, "", nil)

@@ -240,9 +240,9 @@ func (g *guest) programReplaced() error {
 	})
 }
 
-// diskFull has 64 KiB for the log of events that take more.
+// diskFull has 4 KiB for the log of events that take more.
 func (g *guest) diskFull() error {
-	_, err := sh(fmt.Sprintf("systemctl stop %s && mount -t tmpfs -o size=64k,mode=750 full %s && systemctl start %[1]s", unit, logDir))
+	_, err := sh(fmt.Sprintf("systemctl stop %s && mount -t tmpfs -o size=4k,mode=750 full %s && systemctl start %[1]s", unit, logDir))
 	if err != nil {
 		return err
 	}
