@@ -49,7 +49,7 @@ var Workloads = map[string]*Workload{
 	},
 	"retransmit": {
 		Help:  "sends to a socket of its own that drops what arrives, on a loopback address that nothing else uses",
-		Names: []string{"comm", "address"}, Numbers: []string{"retransmits"},
+		Names: []string{"comm", "address"}, Numbers: []string{"retransmits", "max_retransmits"},
 		run: (*worker).retransmit,
 		did: "sent {retransmits} segments again from {address} to itself",
 	},

@@ -200,7 +200,8 @@ func (w *worker) retransmit() error {
 			return err
 		}
 	}
-	w.did("retransmit", map[string]float64{"retransmits": float64(again)})
+	// One more may go before the connection is closed.
+	w.did("retransmit", map[string]float64{"retransmits": float64(again), "max_retransmits": float64(again) + 1})
 	return nil
 }
 
