@@ -218,23 +218,29 @@ func isStartupError(line []byte) bool {
 // before it is taken for something else than a BPF tool.
 const printsAtLast = 10 * time.Second
 
+// settled is how long nothing more is attached by what has attached all, at
+// least; what took long to start is given a tenth of that.
+const settled = 50 * time.Millisecond
+
 // awaitText waits until a text tool has attached all that it attaches: there is
-// something, and no more than a moment ago.
+// something, and has been for a while. Looking costs: what takes long is looked at
+// less often.
 func (c *child) awaitText(ctx context.Context) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for before := 0; ; {
+	before, changed := 0, time.Now()
+	for {
 		now := attachments(c.process.Pid())
-		if now > 0 && now == before {
+		if now != before {
+			before, changed = now, time.Now()
+		}
+		if now > 0 && time.Since(changed) >= max(settled, changed.Sub(c.started)/10) {
 			c.markAttached()
 			return nil
 		}
 		if now == 0 && c.printsFor(printsAtLast) {
 			return errors.New("it prints, but has attached no BPF program")
 		}
-		before = now
 		select {
-		case <-tick.C:
+		case <-time.After(max(settled, time.Since(c.started)/50)):
 		case <-c.process.Done():
 			return c.failure()
 		case <-ctx.Done():

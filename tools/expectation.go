@@ -2,6 +2,7 @@ package tools
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +80,7 @@ func (t *tally) judge(w *selftest.Workload, numbers map[string]float64) (fault s
 	return "", false
 }
 
-func plain(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+func plain(f float64) string { return strconv.FormatFloat(math.Round(f*100)/100, 'f', -1, 64) }
 
 // what says what was seen: "0 misses", "12 opens of result ENOTDIR".
 func (t *tally) what() string {

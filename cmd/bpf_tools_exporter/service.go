@@ -51,7 +51,7 @@ func newService(args []string, f *flags, events *eventlog.Log, logger log.Logger
 	s.manager.Store(manager)
 	manager.Start()
 	s.runs = ondemand.NewManager(ondemand.Config{
-		Runner: s, Catalog: f.catalog, Options: f.options, MaxDuration: f.runDuration, MaxConcurrent: f.runConcurrent,
+		Runner: s, Catalog: f.catalog, Options: f.options, MaxDuration: f.runDuration, StartTimeout: f.startWithin, MaxConcurrent: f.runConcurrent,
 		Finished: s.samples.RunFinished, Logger: logger,
 	})
 	s.tell(nil)

@@ -75,6 +75,7 @@ type Config struct {
 
 	MaxDuration   time.Duration // of a run; 0 is a minute
 	MinDuration   time.Duration // 0 is a second
+	StartTimeout  time.Duration // until a run's tool sees events; 0 is two minutes
 	MaxConcurrent int           // 0 is one
 	// MaxQueue is how many runs may wait for their turn. 0 is 8.
 	MaxQueue int
@@ -125,6 +126,9 @@ func NewManager(cfg Config) *Manager {
 	}
 	if cfg.MinDuration <= 0 {
 		cfg.MinDuration = time.Second
+	}
+	if cfg.StartTimeout <= 0 {
+		cfg.StartTimeout = 2 * time.Minute
 	}
 	cfg.MaxConcurrent = max(cfg.MaxConcurrent, 1)
 	for value, initial := range map[*int]int{&cfg.MaxQueue: 8, &cfg.Burst: 60, &cfg.Keep: 20, &cfg.KeepBytes: 64 << 20} {
@@ -316,12 +320,11 @@ func (m *Manager) launch(run *Run) {
 	m.wait.Go(func() { m.serve(run) })
 }
 
-// slack is what a run may take beyond its duration: a start of two minutes, as
-// bcc compiles, and a stop.
-const slack = 3 * time.Minute
+// stopTimeout is how long a run may take to end, with what is printed then.
+const stopTimeout = time.Minute
 
 func (m *Manager) serve(run *Run) {
-	ctx, cancel := context.WithTimeoutCause(run.ctx, run.Duration+slack, errors.New("the tool took too long"))
+	ctx, cancel := context.WithTimeoutCause(run.ctx, m.cfg.StartTimeout+run.Duration+stopTimeout, errors.New("the tool took too long"))
 	defer cancel()
 	began := time.Now()
 	run.begins(began)
