@@ -90,13 +90,15 @@ check-manifests:
 
 # Tries the deb on other kernels, in virtual machines, and writes docs/kernels.md:
 # half an hour for each. Needs root, mmdebstrap and QEMU. The images stay in CACHE.
-# STEPS of packaging/kernels/guest_test.go can be taken alone: STEPS=install,bcc
+# STEPS of packaging/kernels/guest_test.go can be taken alone, also for some of
+# the tools: STEPS=install,bcc TOOLS=execsnoop,profile
 KERNELS ?= bullseye,bookworm,trixie,sid
 STEPS   ?= all
+TOOLS   ?= all
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bpf_tools_exporter/kernels
 ACCEL   ?= tcg,thread=multi,tb-size=1024
 test-kernels: package
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run '^TestKernels$$' ./packaging/kernels -args -kernels=$(KERNELS) -steps=$(STEPS) \
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run '^TestKernels$$' ./packaging/kernels -args -kernels=$(KERNELS) -steps=$(STEPS) -tools=$(TOOLS) \
 		-accel=$(ACCEL) -cache=$(CACHE) -deb=$(CURDIR)/dist/bpf-tools-exporter_$(VERSION)_amd64.deb
 
 clean:

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,10 +24,12 @@ import (
 )
 
 // guestEnv tells the test binary that it is in the machine, and the steps to
-// take.
+// take; toolsEnv the tools to try.
 const (
 	guestEnv = "KERNEL_MATRIX_GUEST"
+	toolsEnv = "KERNEL_MATRIX_TOOLS"
 	allSteps = "all"
+	allTools = "all"
 )
 
 const (
@@ -294,30 +297,39 @@ func (g *guest) readTools() error {
 	return json.Unmarshal([]byte(body), &g.tools)
 }
 
-// tryTools has each tool served by a backend, some at a time as each of bcc is a
-// process of some hundred MiB: first those that run by default.
+// tryTools has each tool served by a backend, some at a time.
 func (g *guest) tryTools(backend string) {
 	if err := g.restart("--collector.disable-defaults"); err != nil {
 		g.check("the exporter starts without tools", err, "")
 		return
 	}
-	var byDefault, others []string
+	wanted := os.Getenv(toolsEnv)
+	var continuous, onDemand []string
 	for _, t := range g.tools {
-		if t.Default {
-			byDefault = append(byDefault, t.Name)
-		} else {
-			others = append(others, t.Name)
+		switch {
+		case wanted != allTools && !slices.Contains(strings.Split(wanted, ","), t.Name):
+		case t.Mode == "on-demand":
+			onDemand = append(onDemand, t.Name)
+		default:
+			continuous = append(continuous, t.Name)
 		}
 	}
-	for _, group := range append([][]string{byDefault}, slices.Collect(slices.Chunk(others, 5))...) {
+	atOnce := 7
+	if backend == "bcc" {
+		atOnce = 4 // compilers of some hundred MiB
+	}
+	for group := range slices.Chunk(continuous, atOnce) {
 		g.tryGroup(backend, group)
+	}
+	if len(onDemand) > 0 {
+		g.tryGroup(backend, onDemand)
 	}
 }
 
 // tryGroup starts the tools of a group together. Those that are up then see the
 // loads of all.
 func (g *guest) tryGroup(backend string, group []string) {
-	args := []string{"--collector.disable-defaults", "--tools.backends=" + backend}
+	args := []string{"--collector.disable-defaults", "--tools.backends=" + backend, "--ondemand.max-concurrent=2"}
 	for _, name := range group {
 		args = append(args, "--collector."+name)
 	}
@@ -345,9 +357,11 @@ func (g *guest) tryGroup(backend string, group []string) {
 	for name, wrong := range compare(slices.Collect(maps.Keys(loaded))...) {
 		loaded[name].Verdict, loaded[name].Detail = "wrong", wrong.Error()
 	}
+	var running sync.WaitGroup
 	for _, cell := range run {
-		g.tryOnDemand(cell)
+		running.Go(func() { tryOnDemand(cell) })
 	}
+	running.Wait()
 	for _, cell := range cells {
 		g.log("%s by %s: %s %s", cell.Tool, cell.Backend, cell.Verdict, cell.Detail)
 	}
@@ -418,7 +432,7 @@ func rise(before, now metrics, wants []want) error {
 }
 
 // tryOnDemand runs a tool for a few seconds, beside a load of system calls.
-func (g *guest) tryOnDemand(cell *Cell) {
+func tryOnDemand(cell *Cell) {
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
@@ -479,7 +493,7 @@ func namesKernelFunctions(text []byte) error {
 
 // eventually tries until it succeeds or the time is over.
 func eventually(within time.Duration, try func() error) error {
-	for end := time.Now().Add(within); ; time.Sleep(2 * time.Second) {
+	for end := time.Now().Add(within); ; time.Sleep(5 * time.Second) {
 		err := try()
 		if err == nil || time.Now().After(end) {
 			return err
@@ -494,7 +508,7 @@ func get(path string) (string, error) {
 		return "", err
 	}
 	request.Header.Set("Accept", "application/json, text/plain")
-	client := http.Client{Timeout: 10 * time.Minute}
+	client := http.Client{Timeout: 25 * time.Minute}
 	response, err := client.Do(request)
 	if err != nil {
 		return "", err

@@ -24,6 +24,7 @@ var (
 	cache  = flag.String("cache", "", "folder of disk images")
 	accel  = flag.String("accel", "tcg,thread=multi,tb-size=1024", "QEMU's accelerator")
 	only   = flag.String("steps", allSteps, "steps to take in the machine, with commas between; what others reported before stays in docs/kernels.md")
+	these  = flag.String("tools", allTools, "tools to try, with commas between; what others reported before stays")
 	within = flag.Duration("within", 90*time.Minute, "time for one kernel")
 )
 
@@ -86,15 +87,16 @@ func boot(t *testing.T, image string) *Result {
 	drive := func(file, options string) []string {
 		return []string{"-drive", "file=" + file + ",if=virtio,format=raw,cache=unsafe" + options}
 	}
-	// QEMU emulates AVX slower than what programs do without it.
-	cpu := "max,la57=off,avx=off,avx2=off,f16c=off,fma=off"
+	// QEMU emulates AVX slower than what programs do without it, and translates a
+	// library again for every address that it is mapped to.
+	cpu, boot := "max,la57=off,avx=off,avx2=off,f16c=off,fma=off", " norandmaps"
 	if strings.HasPrefix(*accel, "kvm") {
-		cpu = "host"
+		cpu, boot = "host", ""
 	}
 	args := []string{"-accel", *accel, "-cpu", cpu, "-smp", "2", "-m", "4096", "-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + image + "/console.log",
 		"-kernel", image + "/vmlinuz", "-initrd", image + "/initrd.img",
-		"-append", "root=/dev/vda rw console=ttyS0 mitigations=off quiet panic=-1 net.ifnames=0",
+		"-append", "root=/dev/vda rw console=ttyS0 mitigations=off quiet panic=-1 net.ifnames=0" + boot,
 		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:10101", port),
 		"-device", "virtio-net-pci,netdev=net,romfile="}
 	args = append(args, drive(image+"/root.ext4", ",snapshot=on")...)
@@ -120,7 +122,7 @@ func boot(t *testing.T, image string) *Result {
 			}
 			running = false
 		case <-time.After(2 * time.Second):
-			if canScrape(port) {
+			if scraped == 0 && canScrape(port) {
 				scraped++
 			}
 			if time.Since(begin) > *within {
@@ -199,7 +201,7 @@ func writePayload(t *testing.T, to string) {
 		}
 		add(name, content)
 	}
-	add("run", []byte("#!/bin/sh\ncd /payload && exec env "+guestEnv+"="+*only+" ./guest -test.run '^TestGuest$' -test.timeout 0 -test.v\n"))
+	add("run", []byte("#!/bin/sh\ncd /payload && exec env "+guestEnv+"="+*only+" "+toolsEnv+"="+*these+" ./guest -test.run '^TestGuest$' -test.timeout 0 -test.v\n"))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
