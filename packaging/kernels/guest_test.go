@@ -304,25 +304,24 @@ func (g *guest) tryTools(backend string) {
 		return
 	}
 	wanted := os.Getenv(toolsEnv)
-	var continuous, onDemand []string
+	// Those by default and the others apart: two tools of one kind see each
+	// other's load.
+	var byDefault, others, onDemand []string
 	for _, t := range g.tools {
 		switch {
 		case wanted != allTools && !slices.Contains(strings.Split(wanted, ","), t.Name):
 		case t.Mode == "on-demand":
 			onDemand = append(onDemand, t.Name)
+		case t.Default:
+			byDefault = append(byDefault, t.Name)
 		default:
-			continuous = append(continuous, t.Name)
+			others = append(others, t.Name)
 		}
 	}
-	atOnce := 7
-	if backend == "bcc" {
-		atOnce = 4 // compilers of some hundred MiB
-	}
-	for group := range slices.Chunk(continuous, atOnce) {
-		g.tryGroup(backend, group)
-	}
-	if len(onDemand) > 0 {
-		g.tryGroup(backend, onDemand)
+	for _, kind := range [][]string{byDefault, others, onDemand} {
+		for group := range slices.Chunk(kind, 5) {
+			g.tryGroup(backend, group)
+		}
 	}
 }
 
@@ -417,6 +416,11 @@ func compare(names ...string) map[string]error {
 	time.Sleep(7 * time.Second) // an interval of the text tools
 	_ = check()
 	maps.DeleteFunc(wrong, func(_ string, err error) bool { return err == nil })
+	for name := range wrong {
+		now, _ := scrape()
+		labels := map[string]string{"tool": name}
+		wrong[name] = fmt.Errorf("%w; events lost: %v, parse errors: %v", wrong[name], now.sum("bpf_tool_events_lost_total", labels), now.sum("bpf_tool_parse_errors_total", labels))
+	}
 	return wrong
 }
 

@@ -122,6 +122,8 @@ func (r *Result) section(suite string) string {
 		for _, backend := range backends {
 			c, ok := cells[tool+" "+backend]
 			switch {
+			case r.Versions[backend] == "":
+				b.WriteString(" not in this release |")
 			case !ok:
 				b.WriteString(" not tried |")
 			case c.Verdict == "counts":
