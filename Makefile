@@ -89,7 +89,7 @@ check-manifests:
 	cd packaging/kubernetes/check && $(GO) vet ./... && $(GO) test ./...
 
 # Tries the deb on other kernels, in virtual machines, and writes docs/kernels.md:
-# half an hour for each. Needs root, mmdebstrap and QEMU. The images stay in CACHE.
+# most of an hour for each. Needs root, mmdebstrap and QEMU. The images stay in CACHE.
 # STEPS of packaging/kernels/guest_test.go can be taken alone, also for some of
 # the tools: STEPS=install,bcc TOOLS=execsnoop,profile
 KERNELS ?= bullseye,bookworm,trixie,sid

@@ -218,29 +218,38 @@ func isStartupError(line []byte) bool {
 // before it is taken for something else than a BPF tool.
 const printsAtLast = 10 * time.Second
 
-// settled is how long nothing more is attached by what has attached all, at
-// least; what took long to start is given a tenth of that.
-const settled = 50 * time.Millisecond
+// settling tells when a text tool has attached all: it has something, and had
+// nothing more for a tenth of the time that this took, 50 ms at least.
+type settling struct {
+	began   time.Time
+	changed time.Time
+	last    int
+}
 
-// awaitText waits until a text tool has attached all that it attaches: there is
-// something, and has been for a while. Looking costs: what takes long is looked at
-// less often.
+const settleAtLeast = 50 * time.Millisecond
+
+// over takes how many attachments there are now.
+func (s *settling) over(now time.Time, attachments int) bool {
+	if attachments != s.last {
+		s.last, s.changed = attachments, now
+	}
+	return attachments > 0 && now.Sub(s.changed) >= max(settleAtLeast, s.changed.Sub(s.began)/10)
+}
+
+// awaitText waits until a text tool has attached all that it attaches. Looking
+// costs: what takes long is looked at less often.
 func (c *child) awaitText(ctx context.Context) error {
-	before, changed := 0, time.Now()
-	for {
-		now := attachments(c.process.Pid())
-		if now != before {
-			before, changed = now, time.Now()
-		}
-		if now > 0 && time.Since(changed) >= max(settled, changed.Sub(c.started)/10) {
+	for attaching := (settling{began: c.started}); ; {
+		n := attachments(c.process.Pid())
+		if attaching.over(time.Now(), n) {
 			c.markAttached()
 			return nil
 		}
-		if now == 0 && c.printsFor(printsAtLast) {
+		if n == 0 && c.printsFor(printsAtLast) {
 			return errors.New("it prints, but has attached no BPF program")
 		}
 		select {
-		case <-time.After(max(settled, time.Since(c.started)/50)):
+		case <-time.After(max(settleAtLeast, time.Since(c.started)/50)):
 		case <-c.process.Done():
 			return c.failure()
 		case <-ctx.Done():

@@ -80,7 +80,8 @@ func (t *tally) judge(w *selftest.Workload, numbers map[string]float64) (fault s
 	return "", false
 }
 
-func plain(f float64) string { return strconv.FormatFloat(math.Round(f*100)/100, 'f', -1, 64) }
+// plain has six decimals at most, so that 0.8 of a count shows as such.
+func plain(f float64) string { return strconv.FormatFloat(math.Round(f*1e6)/1e6, 'f', -1, 64) }
 
 // what says what was seen: "0 misses", "12 opens of result ENOTDIR".
 func (t *tally) what() string {

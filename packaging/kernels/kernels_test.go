@@ -33,7 +33,7 @@ const diskSize, resultsSize = 320 << 20, 1 << 20
 // TestKernels runs TestGuest on each kernel and writes docs/kernels.md.
 func TestKernels(t *testing.T) {
 	if *suites == "" {
-		t.Skip("boots virtual machines, which takes half an hour for each kernel: make test-kernels")
+		t.Skip("boots virtual machines, which takes most of an hour for each kernel: make test-kernels")
 	}
 	for _, program := range []string{"qemu-system-x86_64", "mmdebstrap", "mke2fs"} {
 		if _, err := exec.LookPath(program); err != nil {

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -261,8 +263,8 @@ func sessionLoad(metric string) ([]want, error) {
 	return []want{{metric: metric, labels: map[string]string{"port": "9191"}, n: 2 * n}}, nil
 }
 
-// retransmitLoad drops a session's data for a while. The kernel says of the
-// session how often it was sent again.
+// retransmitLoad drops a session's data for a while. The kernel says how often it
+// was sent again: of the session, and with all others in its own counter.
 func retransmitLoad() ([]want, error) {
 	const table = "kernel_matrix"
 	l, err := net.Listen("tcp", "127.0.0.1:9192")
@@ -281,6 +283,10 @@ func retransmitLoad() ([]want, error) {
 		return nil, err
 	}
 	defer c.Close()
+	before, err := retransSegs()
+	if err != nil {
+		return nil, err
+	}
 	rules := "table inet " + table + " { chain input { type filter hook input priority 0; tcp dport 9192 drop; }; }"
 	if out, err := exec.Command("nft", rules).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("nft: %w: %s", err, out)
@@ -290,13 +296,36 @@ func retransmitLoad() ([]want, error) {
 	err = exec.Command("nft", "delete", "table", "inet", table).Run()
 	time.Sleep(4 * time.Second) // until the last one gets through
 	n, err2 := retransmits(c.(*net.TCPConn))
-	if err != nil || err2 != nil {
-		return nil, fmt.Errorf("nft: %v, %v", err, err2)
+	c.Close()
+	after, err3 := retransSegs()
+	if err := errors.Join(err, err2, err3); err != nil {
+		return nil, err
 	}
 	if n == 0 {
 		return nil, fmt.Errorf("nothing was sent again")
 	}
-	return []want{{metric: "bpf_tcpretrans_peer_retransmits_total", labels: map[string]string{"peer": "127.0.0.1", "port": "9192"}, n: n}}, nil
+	return []want{
+		{metric: "bpf_tcpretrans_peer_retransmits_total", labels: map[string]string{"peer": "127.0.0.1", "port": "9192"}, n: n},
+		{metric: "bpf_tcpretrans_retransmits_total", n: after - before},
+	}, nil
+}
+
+// retransSegs is RetransSegs of /proc/net/snmp: lines of names and of values, of
+// one protocol each.
+func retransSegs() (float64, error) {
+	text, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if i := slices.Index(names, "RetransSegs"); i >= 0 && i < len(fields) {
+			return strconv.ParseFloat(fields[i], 64)
+		}
+		names = fields
+	}
+	return 0, errors.New("/proc/net/snmp: no RetransSegs")
 }
 
 // retransmits is how many segments of a connection were sent again

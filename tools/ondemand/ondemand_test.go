@@ -69,6 +69,34 @@ func newTestManager(t *testing.T, f *fakeRunner, change func(*Config)) *Manager 
 
 func request(tool string) Request { return Request{Tool: tool, Duration: time.Second, Who: "test"} }
 
+// deadlineRunner tells until when its run may take.
+type deadlineRunner struct {
+	fakeRunner
+	deadline chan time.Time
+}
+
+func (d *deadlineRunner) Run(ctx context.Context, _ tools.RunSpec, _ tools.RunSink) (tools.RunCounts, error) {
+	end, _ := ctx.Deadline()
+	d.deadline <- end
+	return tools.RunCounts{}, nil
+}
+
+// A run may take its start, its duration and its end.
+func TestStartTimeout(t *testing.T) {
+	for set, want := range map[time.Duration]time.Duration{0: 2 * time.Minute, 20 * time.Minute: 20 * time.Minute} {
+		d := &deadlineRunner{deadline: make(chan time.Time, 1)}
+		m := newTestManager(t, &d.fakeRunner, func(c *Config) { c.Runner, c.StartTimeout = d, set })
+		before := time.Now()
+		if _, err := m.Start(request("runqlat")); err != nil {
+			t.Fatal(err)
+		}
+		end, want := <-d.deadline, want+time.Second+stopTimeout
+		if end.Before(before.Add(want)) || end.After(time.Now().Add(want)) {
+			t.Errorf("start timeout %s: the run may take %s, want %s", set, end.Sub(before), want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	m := newTestManager(t, &fakeRunner{}, nil)
 	for _, c := range []struct {
