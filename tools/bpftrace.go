@@ -61,6 +61,19 @@ func compose(members []*member, canAsk bool) (string, error) {
 	return text.String(), nil
 }
 
+// inDialect rewrites a program for an older bpftrace: %rx is from 0.15, and uptr()
+// from 0.12, before which all memory was read alike. %r prints what can be printed
+// as it is; [output.UnescapeBuf] reads both.
+func inDialect(program string, version backend.Version) string {
+	if version.Less(backend.Version{0, 15}) {
+		program = strings.ReplaceAll(program, "%rx", "%r")
+	}
+	if version.Less(backend.Version{0, 12}) {
+		program = strings.ReplaceAll(program, "uptr(", "(")
+	}
+	return program
+}
+
 // bpftraceEnv bounds maps and strings. Older versions know the first, newer
 // ones the second name of each, and warn of the other. glibc keeps one arena
 // and gives memory back.
@@ -108,7 +121,7 @@ func startBPFtrace(spec bpftraceSpec, members []*member, interest func(*process.
 	c.process, err = process.Start(process.Spec{
 		Path: spec.path,
 		Args: args,
-		Env:  bpftraceEnv(spec.version, keys), Stdin: program, MaxLine: maxLine, Grace: wait,
+		Env:  bpftraceEnv(spec.version, keys), Stdin: inDialect(program, spec.version), MaxLine: maxLine, Grace: wait,
 		Stdout: c.message, Stderr: c.stderr,
 	})
 	if err != nil {

@@ -427,6 +427,9 @@ func compare(names ...string) map[string]error {
 // rise tells whether metrics have risen by what a load did.
 func rise(before, now metrics, wants []want) error {
 	for _, w := range wants {
+		if w.equals != "" {
+			w.n = now.sum(w.equals, nil) - before.sum(w.equals, nil)
+		}
 		rise := now.sum(w.metric, w.labels) - before.sum(w.metric, w.labels)
 		if rise < w.n-w.fewer || rise > w.n+w.others {
 			return fmt.Errorf("%s%v rose by %v instead of %v", w.metric, w.labels, rise, w.n)
@@ -527,13 +530,19 @@ func get(path string) (string, error) {
 
 type metrics map[string]*dto.MetricFamily
 
+// scrape asks the exporter for its metrics, and the kernel for its counter.
 func scrape() (metrics, error) {
 	body, err := get("/metrics")
 	if err != nil {
 		return nil, err
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	return parser.TextToMetricFamilies(strings.NewReader(body))
+	families, err := parser.TextToMetricFamilies(strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	m := metrics(families)
+	return m, m.snmp(retransSegs)
 }
 
 // sum adds all series that have the labels; of a histogram, the counts.
