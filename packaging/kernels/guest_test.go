@@ -297,19 +297,24 @@ func (g *guest) readTools() error {
 	return json.Unmarshal([]byte(body), &g.tools)
 }
 
+// isWanted tells whether a tool is among those to try.
+func isWanted(tool string) bool {
+	tools := os.Getenv(toolsEnv)
+	return tools == allTools || slices.Contains(strings.Split(tools, ","), tool)
+}
+
 // tryTools has each tool served by a backend, some at a time.
 func (g *guest) tryTools(backend string) {
 	if err := g.restart("--collector.disable-defaults"); err != nil {
 		g.check("the exporter starts without tools", err, "")
 		return
 	}
-	wanted := os.Getenv(toolsEnv)
 	// Those by default and the others apart: two tools of one kind see each
 	// other's load.
 	var byDefault, others, onDemand []string
 	for _, t := range g.tools {
 		switch {
-		case wanted != allTools && !slices.Contains(strings.Split(wanted, ","), t.Name):
+		case !isWanted(t.Name):
 		case t.Mode == "on-demand":
 			onDemand = append(onDemand, t.Name)
 		case t.Default:

@@ -49,12 +49,16 @@ func (g *guest) capabilities() {
 func (g *guest) eachBackend() []string {
 	args := []string{"--collector.disable-defaults", "--tools.state-directory="} // so that no verdict is an old one
 	for _, backend := range backends {
-		if g.result.Versions[backend] != "" {
-			name := oneOfEach[backend]
+		if name := oneOfEach[backend]; g.tries(backend, name) {
 			args = append(args, "--collector."+name, "--tools."+name+".backend="+backend)
 		}
 	}
 	return args
+}
+
+// tries tells whether the tool is wanted and there is such a backend.
+func (g *guest) tries(backend, tool string) bool {
+	return g.result.Versions[backend] != "" && isWanted(tool)
 }
 
 // whatServes tells which backends serve, and why others do not.
@@ -62,7 +66,7 @@ func (g *guest) whatServes() string {
 	var serve, not []string
 	for _, backend := range backends {
 		switch t := g.tool(oneOfEach[backend]); {
-		case g.result.Versions[backend] == "":
+		case !g.tries(backend, oneOfEach[backend]):
 		case t.State == "up":
 			serve = append(serve, backend)
 		default:
