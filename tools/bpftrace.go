@@ -61,15 +61,15 @@ func compose(members []*member, canAsk bool) (string, error) {
 	return text.String(), nil
 }
 
-// inDialect rewrites a program for an older bpftrace: %rx is from 0.15, and uptr()
-// from 0.12, before which all memory was read alike. %r prints what can be printed
-// as it is; [output.UnescapeBuf] reads both.
+// bufInRow is what a script prints of memory by %rx.
+var bufInRow = regexp.MustCompile(`, buf\((?:[^()]|\([^()]*\))*\)`)
+
+// inDialect rewrites a program for an older bpftrace: %rx is from 0.15, and the
+// buf() of 0.11 reads on behind the arguments, into the environment. So rows show
+// neither arguments nor names of files there.
 func inDialect(program string, version backend.Version) string {
 	if version.Less(backend.Version{0, 15}) {
-		program = strings.ReplaceAll(program, "%rx", "%r")
-	}
-	if version.Less(backend.Version{0, 12}) {
-		program = strings.ReplaceAll(program, "uptr(", "(")
+		program = strings.ReplaceAll(bufInRow.ReplaceAllString(program, ""), "%rx", "")
 	}
 	return program
 }

@@ -54,6 +54,23 @@ if ($s3_mantissa >= 1554944255988) {
   }
 }`
 
+// comm matches the macro for the current thread's comm, a statement:
+//
+//	$c0, $c1 = comm();
+//
+// It reads the 16 bytes as two integers, which no name can break or forge.
+var comm = regexp.MustCompile(`(\$\w+), (\$\w+) = comm\(\);`)
+
+// The second half is read from a task that begins 8 bytes further on: bpftrace
+// copies a comm before it gives its address, and 0.11 reads the first half of the
+// copy again when 8 is added to that.
+const commBody = `$comm_task = (struct task_struct *)curtask;
+$comm_head = (uint64 *)$comm_task->comm;
+FIRST = *$comm_head;
+$comm_rest = (struct task_struct *)((uint64)curtask + 8);
+$comm_tail = (uint64 *)$comm_rest->comm;
+SECOND = *$comm_tail;`
+
 // operation matches the macro for what a block request does:
 //
 //	$op = operation(args->rwbs);
@@ -135,6 +152,7 @@ func expandMacros(script string) string {
 	script = whole.ReplaceAllStringFunc(script, expandWhole)
 	script = expand(script, linear64, linear64Body, "SLOT", "N")
 	script = expand(script, schema3, schema3Body, "SLOT", "NS")
+	script = expand(script, comm, commBody, "FIRST", "SECOND")
 	return expand(script, operation, operationBody, "OP", "RWBS")
 }
 
