@@ -64,9 +64,9 @@ func compose(members []*member, canAsk bool) (string, error) {
 // bufInRow is what a script prints of memory by %rx.
 var bufInRow = regexp.MustCompile(`, buf\((?:[^()]|\([^()]*\))*\)`)
 
-// inDialect rewrites a program for an older bpftrace: %rx is from 0.15, and the
-// buf() of 0.11 reads on behind the arguments, into the environment. So rows show
-// neither arguments nor names of files there.
+// inDialect rewrites a program for an older bpftrace: %rx is from 0.15, and of 0.11
+// buf() was seen to read on behind the arguments, into the environment. So rows
+// show neither arguments nor names of files there.
 func inDialect(program string, version backend.Version) string {
 	if version.Less(backend.Version{0, 15}) {
 		program = strings.ReplaceAll(bufInRow.ReplaceAllString(program, ""), "%rx", "")

@@ -61,15 +61,17 @@ if ($s3_mantissa >= 1554944255988) {
 // It reads the 16 bytes as two integers, which no name can break or forge.
 var comm = regexp.MustCompile(`(\$\w+), (\$\w+) = comm\(\);`)
 
-// The second half is read from a task that begins 8 bytes further on: bpftrace
-// copies a comm before it gives its address, and 0.11 reads the first half of the
-// copy again when 8 is added to that.
+// The second half is read from a task that begins 8 bytes further on, as 0.11 has
+// no arithmetic of pointers. The LLVM of that version moves the read of a value
+// from the stack behind the next write to its place, unless there is a call
+// between them, such as the last one here.
 const commBody = `$comm_task = (struct task_struct *)curtask;
 $comm_head = (uint64 *)$comm_task->comm;
 FIRST = *$comm_head;
-$comm_rest = (struct task_struct *)((uint64)curtask + 8);
+$comm_rest = (struct task_struct *)((uint64)$comm_task + 8);
 $comm_tail = (uint64 *)$comm_rest->comm;
-SECOND = *$comm_tail;`
+SECOND = *$comm_tail;
+$comm_read = (uint64)curtask;`
 
 // operation matches the macro for what a block request does:
 //
