@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"bpf_tools_exporter/tools/backend"
 	"bpf_tools_exporter/tools/selftest"
 )
 
@@ -96,7 +97,7 @@ func TestGateOfInterval(t *testing.T) {
 		{"too much dirtied", "    4000     1000     9999   80.00%          1        100\n", "saw 9999 dirties, want at most 1200"},
 		{"silence", "", "saw 0 hits, want at least 2400"},
 	} {
-		f, _ := shutFeed(t, "cachestat", 2, nil)
+		f, _ := shutFeed(t, "cachestat", firstOf(builtins(t).Tool("cachestat"), backend.Libbpf), nil)
 		lines(f, header+c.rows)
 		if got := f.verdict(numbers); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

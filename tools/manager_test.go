@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -346,7 +347,7 @@ func TestUsable(t *testing.T) {
 	backend.Dirs = []string{t.TempDir()}
 	t.Cleanup(func() { backend.Dirs = dirs })
 	d := builtins(t).Tool("cachestat")
-	text := d.Sources[2]
+	text := d.Sources[firstOf(d, backend.Libbpf)]
 	for kernel, want := range map[string]string{
 		"5.10.0":  "not installed",
 		"5.15.99": "not installed",
@@ -361,9 +362,28 @@ func TestUsable(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", kernel, got, want)
 		}
 	}
+	// Each kernel has one script of cachestat.
+	for kernel, script := range map[[2]int]string{{5, 4}: "reads_generic.bt", {5, 11}: "reads_generic.bt", {5, 12}: "reads_pages.bt",
+		{5, 15}: "reads_pages.bt", {5, 16}: "reads.bt", {6, 11}: "reads.bt", {6, 12}: "cachestat.bt", {7, 2}: "cachestat.bt"} {
+		var scripts []string
+		for _, s := range d.Sources {
+			if s.Backend == backend.BPFtrace && s.Kernel.excludes(backend.Version(kernel[:])) == "" {
+				scripts = append(scripts, s.Scripts...)
+			}
+		}
+		// The first is for a tracepoint, which older kernels do not have.
+		if len(scripts) == 0 || scripts[len(scripts)-1] != script || len(scripts) > 2 {
+			t.Errorf("%v: %q, want %q last", kernel, scripts, script)
+		}
+	}
 	if _, got := (&Manager{}).usable(d, d.Sources[0], backend.Version{6, 12}); got != "not installed" {
 		t.Errorf("without bpftrace: %q", got)
 	}
+}
+
+// firstOf is the index of the first source by a backend.
+func firstOf(d *Definition, name string) int {
+	return slices.IndexFunc(d.Sources, func(s *Source) bool { return s.Backend == name })
 }
 
 func TestComplaint(t *testing.T) {
