@@ -58,7 +58,8 @@ if ($s3_mantissa >= 1554944255988) {
 //
 //	$c0, $c1 = comm();
 //
-// It reads the 16 bytes as two integers, which no name can break or forge.
+// It reads the 16 bytes as two integers, which no name can break or forge: each
+// at once, as bpftrace 0.17 forgets a pointer at the next one.
 var comm = regexp.MustCompile(`(\$\w+), (\$\w+) = comm\(\);`)
 
 // The second half is read from a task that begins 8 bytes further on, as 0.11 has
