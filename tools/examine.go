@@ -154,7 +154,7 @@ func (m *Manager) examineAlone(ctx context.Context, e *Examined) {
 // proveAtEnd makes the self-test of a tool that prints when it ends.
 func (m *Manager) proveAtEnd(ctx context.Context, r *runner) error {
 	for _, one := range r.unproven() {
-		round := m.prover.run(ctx, []*member{one})
+		round := m.prover.run(ctx, r, []*member{one})
 		r.stopChild(ctx)
 		verdict := r.decide(r.current(), one, round)
 		one.tool.judged(verdict)

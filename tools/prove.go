@@ -11,6 +11,7 @@ import (
 	"github.com/go-kit/log/level"
 
 	"bpf_tools_exporter/tools/backend"
+	"bpf_tools_exporter/tools/process"
 	"bpf_tools_exporter/tools/selftest"
 )
 
@@ -40,16 +41,23 @@ type prover struct {
 // round is one run of workloads.
 type round struct {
 	members []*member
-	done    chan struct{} // closed when what follows is there
+	readers []*process.Process // that print what they see line by line
+	done    chan struct{}      // closed when what follows is there
 	plan    *selftest.Plan
 	facts   *selftest.Facts
 	err     error
 	ended   time.Time
 }
 
-// run makes the workloads of the members, together with those of others who ask
-// at about the same time.
-func (p *prover) run(ctx context.Context, members []*member) *round {
+// run makes the workloads of the members of a runner, together with those of
+// others who ask at about the same time.
+func (p *prover) run(ctx context.Context, r *runner, members []*member) *round {
+	round := p.join(ctx, members, r.reader())
+	<-round.done
+	return round
+}
+
+func (p *prover) join(ctx context.Context, members []*member, readers []*process.Process) *round {
 	p.mu.Lock()
 	r := p.gathering
 	leads := r == nil
@@ -58,12 +66,21 @@ func (p *prover) run(ctx context.Context, members []*member) *round {
 		p.gathering = r
 	}
 	r.members = append(r.members, members...)
+	r.readers = append(r.readers, readers...)
 	p.mu.Unlock()
 	if leads {
 		p.lead(ctx, r)
 	}
-	<-r.done
 	return r
+}
+
+// reader is the runner's process if that prints a line for each event: what it
+// has not read yet waits in a buffer of the kernel.
+func (r *runner) reader() []*process.Process {
+	if s := r.members[0].source; s.Backend == backend.BPFtrace || s.Interval > 0 || s.Format == folded {
+		return nil
+	}
+	return []*process.Process{r.current().process}
 }
 
 func (p *prover) lead(ctx context.Context, r *round) {
@@ -76,7 +93,7 @@ func (p *prover) lead(ctx context.Context, r *round) {
 	defer p.turn.Unlock()
 	p.mu.Lock()
 	p.gathering = nil
-	members := r.members
+	members, readers := r.members, r.readers
 	p.mu.Unlock()
 	var workloads []string
 	for _, m := range members {
@@ -88,6 +105,10 @@ func (p *prover) lead(ctx context.Context, r *round) {
 	p.own.addTest(r.plan.Comm, r.plan.Address, r.plan.Lossy)
 	for _, m := range members {
 		m.feed.gate.arm(m.tool.def, m.source, m.tool.options, r.plan)
+	}
+	for _, reader := range readers {
+		r.plan.Readers = append(r.plan.Readers, reader.Pid())
+		defer reader.Continue() // whatever became of who stopped it
 	}
 	r.facts, r.err = selftest.Run(ctx, r.plan)
 	r.ended = time.Now()
@@ -120,7 +141,7 @@ func (m *Manager) prove(ctx context.Context, r *runner) (failed, error) {
 		if len(members) == 0 {
 			return nil, nil
 		}
-		round := m.prover.run(ctx, members)
+		round := m.prover.run(ctx, r, members)
 		bad = make(failed)
 		for _, member := range members {
 			verdict, err := r.judge(ctx, member, round)

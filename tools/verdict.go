@@ -38,7 +38,7 @@ const (
 )
 
 // verdictFormat changes with the workloads, or with what they prove.
-const verdictFormat = 1
+const verdictFormat = 2
 
 // verdictFile is the file in the state directory.
 const verdictFile = "selftest.json"

@@ -267,6 +267,9 @@ func (p *Process) interrupt(ctx context.Context) {
 // Kill sends SIGKILL to the child's process group and does not wait.
 func (p *Process) Kill() { p.signal(unix.SIGKILL) }
 
+// Continue has the group run on if it was stopped (SIGCONT).
+func (p *Process) Continue() { p.signal(unix.SIGCONT) }
+
 func (p *Process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

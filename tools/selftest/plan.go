@@ -34,10 +34,10 @@ var Workloads = map[string]*Workload{
 		did:   "ran {execs} programs as {comm}, and in vain {failed} more",
 	},
 	"open": {
-		Help:  "opens a file, and a path that goes through a file (ENOTDIR)",
+		Help:  "opens a file, and a path that goes through a file (ENOTDIR), at once: a tool that prints each is stopped meanwhile, so that its buffer must hold them",
 		Names: []string{"comm"}, Numbers: []string{"opens", "failed"},
 		run:   (*worker).open,
-		count: func(p *Plan) { p.Opens = between(40, 80) },
+		count: func(p *Plan) { p.Opens = between(100, 150) },
 		did:   "opened {opens} files as {comm}, and in vain {failed} more",
 	},
 	"tcp": {
@@ -115,6 +115,10 @@ type Plan struct {
 	NoDir      string // why there is none
 	FileSystem string // of Dir
 	Device     string // the disk that holds Dir, "" if that cannot be told
+
+	// Readers are tools, children of this process, that print a line for each
+	// event. They are stopped while there is a burst of events.
+	Readers []int
 
 	Execs, Opens, Sessions, Blocks, Files, Pages int
 }

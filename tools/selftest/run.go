@@ -45,7 +45,7 @@ func Run(ctx context.Context, p *Plan) (*Facts, error) {
 	if err := os.Symlink(itself, link); err != nil {
 		return nil, err
 	}
-	plan, err := json.Marshal(order{Plan: *p, Link: link})
+	plan, err := json.Marshal(order{Plan: *p, Link: link, Exporter: os.Getpid()})
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,8 @@ func Run(ctx context.Context, p *Plan) (*Facts, error) {
 // order is a plan with the program to run.
 type order struct {
 	Plan
-	Link string
+	Link     string
+	Exporter int // its process
 }
 
 // start runs the program in a role, which ends with the status, and returns its

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +56,44 @@ func TestRun(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(os.TempDir()); slices.ContainsFunc(left, func(e os.DirEntry) bool { return strings.Contains(e.Name(), p.Comm) }) {
 		t.Error("something is left behind")
+	}
+}
+
+// What prints each event is stopped while there is a burst of them, and only
+// then.
+func TestReadersAreStopped(t *testing.T) {
+	reader, err := os.StartProcess("/bin/sleep", []string{"sleep", "60"}, new(os.ProcAttr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Kill(); _, _ = reader.Wait() }()
+	run := func(pid int, workloads ...string) *Facts {
+		t.Helper()
+		p := NewPlan(workloads, nil)
+		p.Readers = []int{pid}
+		f, err := Run(context.Background(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	changed := func(options int) bool {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, reader.Pid, &info, options|unix.WNOHANG, nil)
+		return err == nil && info.Signo != 0
+	}
+	if f := run(reader.Pid, "exec"); len(f.Failed) > 0 || changed(unix.WSTOPPED) || changed(unix.WCONTINUED) {
+		t.Errorf("exec stops the reader, or %v", f.Failed)
+	}
+	if f := run(reader.Pid, "open"); len(f.Failed) > 0 || !changed(unix.WCONTINUED) {
+		t.Errorf("open did not stop the reader and have it run on: %v", f.Failed)
+	}
+	if state, parent, err := stat(reader.Pid); err != nil || state == 'T' || parent != os.Getpid() {
+		t.Errorf("the reader is in state %c, a child of %d, %v", state, parent, err)
+	}
+	// Not its child: nobody stops it.
+	if why := run(os.Getppid(), "open").Failed["open"]; !strings.Contains(why, "is not a child of") {
+		t.Errorf("of a stranger it says %q", why)
 	}
 }
 

@@ -61,6 +61,11 @@ func fail() {
 }
 
 func (w *worker) open() error {
+	resume, err := w.stopReaders()
+	defer resume()
+	if err != nil {
+		return err
+	}
 	for range w.Opens {
 		fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
