@@ -443,6 +443,9 @@ func rise(before, now metrics, wants []want) error {
 	return nil
 }
 
+// onDemand are the tools that run when asked, with what they count.
+var onDemand = map[string]string{"runqlat": "bpf_runqlat_seconds", "profile": "bpf_profile_samples_total"}
+
 // tryOnDemand runs a tool for a few seconds, beside a load of system calls.
 func tryOnDemand(cell *Cell) {
 	stop := make(chan struct{})
@@ -468,7 +471,7 @@ func tryOnDemand(cell *Cell) {
 		cell.Verdict, cell.Detail = "refuses", err.Error()
 		return
 	}
-	metric := map[string]string{"runqlat": "bpf_runqlat_seconds", "profile": "bpf_profile_samples_total"}[cell.Tool]
+	metric := onDemand[cell.Tool]
 	now, err := scrape()
 	if rise := now.sum(metric, nil) - before.sum(metric, nil); err != nil || rise < 5 {
 		cell.Verdict, cell.Detail = "wrong", fmt.Sprintf("%s rose by %v in five seconds (%v)", metric, rise, err)

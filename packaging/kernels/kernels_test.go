@@ -7,12 +7,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,21 +38,16 @@ func TestKernels(t *testing.T) {
 	if *suites == "" {
 		t.Skip("boots virtual machines, which takes most of an hour for each kernel: make test-kernels")
 	}
-	for _, program := range []string{"qemu-system-x86_64", "mmdebstrap", "mke2fs"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("%v: apt-get install qemu-system-x86 mmdebstrap e2fsprogs", err)
-		}
+	needPrograms(t)
+	if err := checkFlags(); err != nil {
+		t.Fatal(err)
 	}
 	for _, suite := range strings.Split(*suites, ",") {
 		t.Run(suite, func(t *testing.T) {
 			image := filepath.Join(*cache, suite)
 			makeImage(t, suite, image)
-			result := boot(t, image)
-			all, err := result.keep(filepath.Join(image, "result.json"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := writeSection("../../docs/kernels.md", suite, all.section(suite)); err != nil {
+			result := machine{image: image, deb: *deb, cpus: 2, steps: *only, tools: *these}.boot(t)
+			if err := result.update(document, suite); err != nil {
 				t.Error(err)
 			}
 			for _, fault := range result.faults() {
@@ -57,6 +55,42 @@ func TestKernels(t *testing.T) {
 			}
 		})
 	}
+}
+
+func needPrograms(t *testing.T) {
+	t.Helper()
+	for _, program := range []string{"qemu-system-x86_64", "mmdebstrap", "mke2fs"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%v: apt-get install qemu-system-x86 mmdebstrap e2fsprogs", err)
+		}
+	}
+}
+
+// machine is what boots, with what happens in it.
+type machine struct {
+	image        string // folder
+	deb          string
+	cpus         int
+	steps, tools string
+}
+
+// checkFlags refuses names that would have nothing tried.
+func checkFlags() error {
+	known, tools := []string{allSteps}, slices.Concat([]string{allTools}, slices.Sorted(maps.Keys(loads)), slices.Sorted(maps.Keys(onDemand)))
+	for _, step := range steps {
+		known = append(known, step.name)
+	}
+	for _, f := range []struct {
+		name, value string
+		known       []string
+	}{{"steps", *only, known}, {"tools", *these, tools}} {
+		for _, name := range strings.Split(f.value, ",") {
+			if !slices.Contains(f.known, name) {
+				return fmt.Errorf("-%s: %q is none of %s", f.name, name, strings.Join(f.known, ", "))
+			}
+		}
+	}
+	return nil
 }
 
 func makeImage(t *testing.T, suite, folder string) {
@@ -67,12 +101,13 @@ func makeImage(t *testing.T, suite, folder string) {
 }
 
 // boot starts the machine, waits for its end and returns what it reports.
-func boot(t *testing.T, image string) *Result {
+func (m machine) boot(t *testing.T) *Result {
 	t.Helper()
+	image := m.image
 	dir := t.TempDir()
 	payload, scratch := filepath.Join(dir, "payload"), filepath.Join(dir, "scratch")
 	results, xfs := filepath.Join(dir, "results"), filepath.Join(dir, "xfs")
-	writePayload(t, payload)
+	m.writePayload(t, payload)
 	for file, size := range map[string]int64{scratch: diskSize, results: resultsSize, xfs: diskSize} {
 		f, err := os.Create(file)
 		if err != nil {
@@ -93,7 +128,7 @@ func boot(t *testing.T, image string) *Result {
 	if strings.HasPrefix(*accel, "kvm") {
 		cpu, boot = "host", ""
 	}
-	args := []string{"-accel", *accel, "-cpu", cpu, "-smp", "2", "-m", "4096", "-nodefaults", "-display", "none", "-no-reboot",
+	args := []string{"-accel", *accel, "-cpu", cpu, "-smp", strconv.Itoa(m.cpus), "-m", "4096", "-nodefaults", "-display", "none", "-no-reboot",
 		"-serial", "file:" + image + "/console.log",
 		"-kernel", image + "/vmlinuz", "-initrd", image + "/initrd.img",
 		"-append", "root=/dev/vda rw console=ttyS0 mitigations=off quiet panic=-1 net.ifnames=0" + boot,
@@ -171,7 +206,7 @@ func freePort(t *testing.T) int {
 
 // writePayload makes the archive that the machine unpacks: the package, and
 // this very program to run there.
-func writePayload(t *testing.T, to string) {
+func (m machine) writePayload(t *testing.T, to string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -194,14 +229,14 @@ func writePayload(t *testing.T, to string) {
 			t.Fatal(err)
 		}
 	}
-	for name, file := range map[string]string{"guest": self, "package.deb": *deb} {
+	for name, file := range map[string]string{"guest": self, "package.deb": m.deb} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		add(name, content)
 	}
-	add("run", []byte("#!/bin/sh\ncd /payload && exec env "+guestEnv+"="+*only+" "+toolsEnv+"="+*these+" ./guest -test.run '^TestGuest$' -test.timeout 0 -test.v\n"))
+	add("run", []byte("#!/bin/sh\ncd /payload && exec env "+guestEnv+"="+m.steps+" "+toolsEnv+"="+m.tools+" ./guest -test.run '^TestGuest$' -test.timeout 0 -test.v\n"))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -83,29 +83,40 @@ func (g *guest) unprivileged() {
 		return
 	}
 	defer os.RemoveAll(dropIn)
-	tools := []string{"execsnoop", "tcplife", "biolatency"}
 	for _, backend := range backends {
-		if g.result.Versions[backend] == "" {
-			continue
+		if g.result.Versions[backend] != "" {
+			g.tryAsUser(backend, "as a user with capabilities, "+backend)
 		}
-		args := []string{"--collector.disable-defaults", "--tools.backends=" + backend}
-		for _, name := range tools {
-			args = append(args, "--collector."+name)
-		}
-		err := g.restart(args...)
-		var up, not []string
-		for _, name := range tools {
-			if t := g.tool(name); t.State == "up" {
-				up = append(up, name)
-			} else {
-				not = append(not, name+": "+t.why(backend))
-			}
-		}
-		for name, wrong := range compare(up...) {
-			err = errors.Join(err, fmt.Errorf("%s: %w", name, wrong))
-		}
-		g.check("as a user with capabilities, "+backend, err, fmt.Sprintf("count: %s; do not run: %s", list(up), list(not)))
 	}
+	undo, err := configure("AmbientCapabilities=CAP_DAC_OVERRIDE", "CapabilityBoundingSet=CAP_DAC_OVERRIDE")
+	defer undo()
+	if err != nil {
+		g.check("runs with one capability more", err, "")
+		return
+	}
+	g.tryAsUser("bpftrace", "as a user with `CAP_DAC_OVERRIDE` as well, bpftrace")
+}
+
+// tryAsUser sees which tools of a backend count as the unit is now.
+func (g *guest) tryAsUser(backend, check string) {
+	tools := []string{"execsnoop", "tcplife", "biolatency"}
+	args := []string{"--collector.disable-defaults", "--tools.backends=" + backend}
+	for _, name := range tools {
+		args = append(args, "--collector."+name)
+	}
+	err := g.restart(args...)
+	var up, not []string
+	for _, name := range tools {
+		if t := g.tool(name); t.State == "up" {
+			up = append(up, name)
+		} else {
+			not = append(not, name+": "+t.why(backend))
+		}
+	}
+	for name, wrong := range compare(up...) {
+		err = errors.Join(err, fmt.Errorf("%s: %w", name, wrong))
+	}
+	g.check(check, err, fmt.Sprintf("count: %s; do not run: %s", list(up), list(not)))
 }
 
 func list(names []string) string {
