@@ -1,12 +1,10 @@
 package web
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"bpf_tools_exporter/tools"
 )
@@ -136,10 +134,6 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request, ring *tools.Ring
 func (s *server) stream(w http.ResponseWriter, r *http.Request, events <-chan tools.Event) error {
 	client := http.NewResponseController(w)
 	send := func(line []byte) error {
-		// A deadline of its own for each write: the stream itself has none.
-		if err := client.SetWriteDeadline(time.Now().Add(s.writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return err
-		}
 		if _, err := w.Write(line); err != nil {
 			return err
 		}

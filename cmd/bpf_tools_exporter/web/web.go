@@ -78,7 +78,7 @@ type server struct {
 	pages        pages
 	streams      chan struct{} // holds a token for each stream that is open
 	refused      atomic.Int64  // when a refusal was last logged, in Unix seconds
-	writeTimeout time.Duration // within which a client must take what it follows
+	writeTimeout time.Duration // within which a client must take a part of an answer
 }
 
 // Handler returns the handler of all the exporter's paths. It expects the
@@ -104,7 +104,7 @@ func newServer(cfg Config) *server {
 }
 
 func (s *server) handler() http.Handler {
-	return secured(http.NewCrossOriginProtection().Handler(s.telemetry(s.routes())))
+	return timely(s.writeTimeout, secured(http.NewCrossOriginProtection().Handler(s.telemetry(s.routes()))))
 }
 
 func (s *server) routes() *http.ServeMux {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -545,6 +546,57 @@ func TestFollowStuckClient(t *testing.T) {
 		case <-time.After(time.Millisecond):
 			fake.rings["execsnoop"].Add(large)
 		}
+	}
+}
+
+// A client that reads nothing of a long answer is cut off; one that reads slowly
+// gets all of it, however long that takes, and the connection serves on.
+func TestTimely(t *testing.T) {
+	const within, size = time.Second, 8 << 20
+	ended := make(chan error, 1)
+	server := httptest.NewServer(timely(within, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := w.Write(make([]byte, size))
+		if err == nil && n != size {
+			t.Errorf("wrote %d of %d bytes", n, size)
+		}
+		ended <- err
+	})))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("to a client that reads nothing: %v", err)
+	}
+
+	begin := time.Now()
+	for range 2 {
+		response, err := server.Client().Get(server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got int64
+		for err == nil {
+			var n int64
+			n, err = io.CopyN(io.Discard, response.Body, size/16)
+			got += n
+			time.Sleep(within / 8)
+		}
+		response.Body.Close()
+		if got != size || err != io.EOF {
+			t.Errorf("read slowly: %d of %d bytes, %v", got, size, err)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("to a client that reads slowly: %v", err)
+		}
+	}
+	if took := time.Since(begin); took < 2*within {
+		t.Errorf("it read for %s only, which proves nothing", took)
 	}
 }
 
