@@ -15,6 +15,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	cdpruntime "github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // screenshots is a folder for pictures of the pages, to look at.
@@ -248,6 +249,8 @@ func browseProfile(t *testing.T, e *exporter, b *browser) {
 	b.do(t, "reset", chromedp.Click("#reset"))
 	b.await(t, fmt.Sprintf(`%s.querySelector("rect").getBoundingClientRect().width < %g`, frameOf(name), 0.95*width("all")))
 
+	browseFrames(t, b)
+
 	// The search finds the function and nothing else.
 	b.do(t, "search", chromedp.SendKeys("#search", "spinForThe"))
 	b.await(t, `document.getElementById("details").textContent.includes("spinForThe")`)
@@ -261,6 +264,50 @@ func browseProfile(t *testing.T, e *exporter, b *browser) {
 		t.Error("the search found nothing")
 	}
 	b.picture(t, "run-profile-search")
+}
+
+// browseFrames goes through the flame graph without a mouse.
+func browseFrames(t *testing.T, b *browser) {
+	t.Helper()
+	const at, widest = `document.activeElement`, `[...document.querySelectorAll("#flame g.frame")].map((g) => d3.select(g).datum()).filter((d) => d.depth === 1).sort((a, b) => b.value - a.value)[0].data.name`
+	press := func(key, frame string) {
+		t.Helper()
+		b.do(t, "key", chromedp.KeyEvent(key))
+		if name := eval[string](t, b, at+`.getAttribute("name")`); name != frame {
+			t.Errorf("the key %q leads to the frame %q, want %q", key, name, frame)
+		}
+		said, told := eval[string](t, b, at+`.getAttribute("aria-label")`), eval[string](t, b, `document.getElementById("details").textContent`)
+		if said != told || !strings.HasPrefix(said, frame+": ") {
+			t.Errorf("the frame %q is called %q, and details say %q", frame, said, told)
+		}
+		if n := eval[int](t, b, `document.querySelectorAll("#flame [tabindex='0']").length`); n != 1 {
+			t.Errorf("%d frames are in the tab order", n)
+		}
+	}
+	program := eval[string](t, b, widest)
+	wide := fmt.Sprintf(`%s.querySelector("rect").getBoundingClientRect().width / %s.querySelector("rect").getBoundingClientRect().width`, frameOf(program), frameOf("all"))
+	b.do(t, "focus", chromedp.Focus("#reset"), chromedp.KeyEvent(kb.Tab))
+	if name := eval[string](t, b, at+`.getAttribute("name")`); name != "all" {
+		t.Fatalf("behind the button, Tab leads to %q", name)
+	}
+	press(kb.ArrowDown, "all")
+	press(kb.ArrowUp, program)
+	press(kb.Enter, program)
+	b.await(t, wide+` > 0.95`)
+	press(kb.ArrowDown, "all")
+	press(kb.ArrowUp, program)
+	press(kb.Escape, program)
+	b.await(t, wide+` < 0.95`)
+	side, back := kb.ArrowRight, kb.ArrowLeft
+	beside := func(x string) string {
+		return eval[string](t, b, fmt.Sprintf(`(() => { const d = d3.select(%s).datum(); const row = d.parent.children.filter((c) => !c.hide && [...document.querySelectorAll("#flame g.frame")].some((g) => d3.select(g).datum() === c)).sort((a, b) => a.x0 - b.x0); return (row[row.indexOf(d) + %s] || d).data.name; })()`, at, x))
+	}
+	if beside("1") == program {
+		side, back = back, side
+	}
+	step := map[string]string{kb.ArrowRight: "1", kb.ArrowLeft: "-1"}[side]
+	press(side, beside(step))
+	press(back, program)
 }
 
 func browseRunqlat(t *testing.T, e *exporter, b *browser) {

@@ -191,18 +191,20 @@
 		add(field, 'label', {for: 'search'}, 'Search');
 		const input = add(field, 'input', {id: 'search', type: 'search', autocomplete: 'off', spellcheck: 'false'});
 		const reset = add(tools, 'button', {type: 'button', id: 'reset'}, 'Whole graph');
-		const details = add(node, 'p', {id: 'details', role: 'status'}, 'Point at a frame for its share, click to look closer. The kernel is blue.');
-		const place = add(node, 'div', {id: 'flame', class: 'flame', role: 'img', 'aria-label': 'Flame graph; the tables below have the same'});
+		const details = add(node, 'p', {id: 'details', role: 'status'}, 'Point at a frame for its share, click to look closer; with the keyboard, arrows and Enter. The kernel is blue.');
+		const place = add(node, 'div', {id: 'flame', class: 'flame', role: 'group', 'aria-label': 'Flame graph: arrows go from frame to frame, Enter looks closer, Escape shows all. The tables below have the same.'});
 		const wide = Math.max(place.clientWidth, 320);
 		const share = (n) => (100 * n / root.value).toFixed(1) + ' %';
+		const label = (d) => `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`;
+		const told = (d) => { details.textContent = label(d); };
 		const chart = flamegraph.default()
 			.width(wide).cellHeight(19).minFrameSize(1).transitionDuration(matchMedia('(prefers-reduced-motion: reduce)').matches ? 0 : 300)
 			.inverted(false).sort(true).title('')
-			.setLabelHandler((d) => `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`)
+			.setLabelHandler(label)
 			.setSearchMatch((d, term) => term !== '' && d.data.name.toLowerCase().includes(term.toLowerCase()))
 			.setColorMapper(color)
-			.onClick((d) => { details.textContent = `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`; })
-			.onHover((d) => { details.textContent = `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`; });
+			.onClick(told)
+			.onHover(told);
 		chart.setSearchHandler((found, sum) => {
 			if (input.value !== '') {
 				details.textContent = `${count(found.length)} frames, ${count(sum)} samples, ${share(sum)} have “${visible(input.value)}” in them`;
@@ -223,12 +225,67 @@
 			}, 200);
 		});
 		tools.addEventListener('submit', (event) => event.preventDefault());
-		reset.addEventListener('click', () => {
+		const whole = () => {
 			input.value = '';
 			chart.clear();
 			chart.resetZoom();
-		});
+		};
+		reset.addEventListener('click', whole);
+		keyboard(place, label, told, whole);
 		top(root, share);
+	}
+
+	// keyboard goes from frame to frame: up to the widest that it called, down to
+	// its caller, and to both sides. One frame at a time is in the tab order.
+	function keyboard(place, label, told, whole) {
+		const frames = () => d3.select(place).selectAll('g.frame'); // a zoom changes which there are
+		const element = (d) => frames().filter((other) => other === d).node();
+		const root = frames().data().find((d) => !d.parent);
+		let at = root;
+		const mark = (d) => {
+			frames().attr('tabindex', -1);
+			at = d && element(d) ? d : root;
+			const frame = element(at);
+			frame.setAttribute('tabindex', 0);
+			frame.setAttribute('role', 'button');
+			frame.setAttribute('aria-label', label(at));
+			return frame;
+		};
+		const shown = (all) => (all || []).filter((d) => !d.hide && element(d));
+		const beside = (step) => {
+			const row = shown(at.parent ? at.parent.children : [at]).sort((a, b) => a.x0 - b.x0);
+			return row[row.indexOf(at) + step] || at;
+		};
+		const click = () => {
+			element(at).dispatchEvent(new MouseEvent('click', {bubbles: true}));
+			return at;
+		};
+		const go = {
+			ArrowUp: () => shown(at.children).sort((a, b) => b.value - a.value)[0] || at,
+			ArrowDown: () => at.parent || at,
+			ArrowLeft: () => beside(-1),
+			ArrowRight: () => beside(1),
+			Enter: click,
+			' ': click,
+			Escape: () => {
+				whole();
+				return at;
+			},
+		};
+		place.addEventListener('keydown', (event) => {
+			if (go[event.key] && !event.ctrlKey && !event.altKey && !event.metaKey) {
+				event.preventDefault();
+				mark(go[event.key]()).focus();
+				told(at);
+			}
+		});
+		place.addEventListener('focusin', (event) => {
+			if (event.target.matches('g.frame')) {
+				mark(d3.select(event.target).datum());
+				told(at);
+			}
+		});
+		mark(root);
 	}
 
 	// top makes the tables of programs and functions.
