@@ -13,7 +13,7 @@ LDFLAGS  := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X
 
 # Debian's packages: the tools, and what only the tests need.
 TOOLS_PACKAGES := bpftrace libbpf-tools bpfcc-tools
-TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs chromium curl
+TEST_PACKAGES  := prometheus nftables iproute2 e2fsprogs xfsprogs chromium curl qemu-system-x86 mmdebstrap
 
 .PHONY: all build run deps deps-tools deps-test test lint schema pictures race fuzz bench package release check-manifests test-kernels clean
 
