@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +62,7 @@ func TestVerdictsOfNoUse(t *testing.T) {
 			return os.WriteFile(file, []byte(strings.Replace(string(text), good.kernel, "5.10 #1 x86_64", 1)), 0o600)
 		},
 		"another format": func() error {
-			return os.WriteFile(file, []byte(strings.Replace(string(text), `"format": 1`, `"format": 2`, 1)), 0o600)
+			return os.WriteFile(file, []byte(strings.Replace(string(text), fmt.Sprintf(`"format": %d`, verdictFormat), fmt.Sprintf(`"format": %d`, verdictFormat+1), 1)), 0o600)
 		},
 		"writable by others": func() error { return os.Chmod(file, 0o666) },
 		"a link":             func() error { return os.Symlink("/etc/passwd", file) },
