@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/page"
 	cdpruntime "github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -290,6 +291,12 @@ func browseFrames(t *testing.T, b *browser) {
 	if name := eval[string](t, b, at+`.getAttribute("name")`); name != "all" {
 		t.Fatalf("behind the button, Tab leads to %q", name)
 	}
+	// A pointer that rests on a frame does not speak when the frames move.
+	middle := func(side, size string) float64 {
+		return eval[float64](t, b, fmt.Sprintf(`((r) => r.%s + r.%s / 2)(%s.getBoundingClientRect())`, side, size, frameOf(program)))
+	}
+	b.do(t, "point", chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, middle("left", "width"), middle("top", "height")))
+	b.await(t, fmt.Sprintf(`document.getElementById("details").textContent.startsWith(%q)`, program+": "))
 	press(kb.ArrowDown, "all")
 	press(kb.ArrowUp, program)
 	press(kb.Enter, program)

@@ -197,6 +197,9 @@
 		const share = (n) => (100 * n / root.value).toFixed(1) + ' %';
 		const label = (d) => `${d.data.name}: ${count(d.data.value)} samples, ${share(d.data.value)}`;
 		const told = (d) => { details.textContent = label(d); };
+		let pointing = true; // not where a zoom moves a frame under a pointer that rests
+		place.addEventListener('keydown', () => { pointing = false; });
+		place.addEventListener('pointermove', (event) => { pointing = pointing || event.movementX !== 0 || event.movementY !== 0; });
 		const chart = flamegraph.default()
 			.width(wide).cellHeight(19).minFrameSize(1).transitionDuration(matchMedia('(prefers-reduced-motion: reduce)').matches ? 0 : 300)
 			.inverted(false).sort(true).title('')
@@ -204,7 +207,7 @@
 			.setSearchMatch((d, term) => term !== '' && d.data.name.toLowerCase().includes(term.toLowerCase()))
 			.setColorMapper(color)
 			.onClick(told)
-			.onHover(told);
+			.onHover((d) => { if (pointing) { told(d); } });
 		chart.setSearchHandler((found, sum) => {
 			if (input.value !== '') {
 				details.textContent = `${count(found.length)} frames, ${count(sum)} samples, ${share(sum)} have “${visible(input.value)}” in them`;
