@@ -51,13 +51,7 @@ type round struct {
 
 // run makes the workloads of the members of a runner, together with those of
 // others who ask at about the same time.
-func (p *prover) run(ctx context.Context, r *runner, members []*member) *round {
-	round := p.join(ctx, members, r.reader())
-	<-round.done
-	return round
-}
-
-func (p *prover) join(ctx context.Context, members []*member, readers []*process.Process) *round {
+func (p *prover) run(ctx context.Context, of *runner, members []*member) *round {
 	p.mu.Lock()
 	r := p.gathering
 	leads := r == nil
@@ -66,21 +60,24 @@ func (p *prover) join(ctx context.Context, members []*member, readers []*process
 		p.gathering = r
 	}
 	r.members = append(r.members, members...)
-	r.readers = append(r.readers, readers...)
+	if reader := of.reader(); reader != nil {
+		r.readers = append(r.readers, reader)
+	}
 	p.mu.Unlock()
 	if leads {
 		p.lead(ctx, r)
 	}
+	<-r.done
 	return r
 }
 
-// reader is the runner's process if that prints a line for each event: what it
-// has not read yet waits in a buffer of the kernel.
-func (r *runner) reader() []*process.Process {
+// reader is the runner's process if that prints a line for each event, else nil:
+// what it has not read yet waits in a buffer of the kernel.
+func (r *runner) reader() *process.Process {
 	if s := r.members[0].source; s.Backend == backend.BPFtrace || s.Interval > 0 || s.Format == folded {
 		return nil
 	}
-	return []*process.Process{r.current().process}
+	return r.current().process
 }
 
 func (p *prover) lead(ctx context.Context, r *round) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bpf_tools_exporter/tools/backend"
 )
 
@@ -120,6 +122,26 @@ func TestSelfTestOfFakes(t *testing.T) {
 				t.Errorf("the self-test is counted:\n%s", sink.text())
 			}
 		})
+	}
+}
+
+// A tool that prints a row for each event is stopped during a burst of them and
+// runs on; bpftrace, which counts in the kernel, is not.
+func TestSelfTestStopsReaders(t *testing.T) {
+	libbpfExecsnoop(t)
+	needBPFtrace(t)
+	for name, stops := range map[string]bool{"libbpf-tools": true, "bpftrace": false} {
+		m := startManager(t, nil, &safeSums{sums: newSums(t)}, func(cfg *Config) { cfg.SelfTest, cfg.Backends = true, []string{name} }, "opensnoop")
+		eventually(t, "a verdict", func() bool {
+			s := status(t, m, "opensnoop")
+			return s.State == Up && s.SelfTest.Result == Passed
+		})
+		// The kernel tells a parent of a child that was stopped and runs on.
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, status(t, m, "opensnoop").PID, &info, unix.WCONTINUED|unix.WNOHANG, nil)
+		if stopped := info.Signo != 0; err != nil || stopped != stops {
+			t.Errorf("%s: stopped and continued: %v, %v", name, stopped, err)
+		}
 	}
 }
 

@@ -517,6 +517,19 @@ func TestFollowLimit(t *testing.T) {
 	}
 }
 
+// askAndStall asks for a path and reads nothing of the answer.
+func askAndStall(t *testing.T, server *httptest.Server, path string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestFollowStuckClient has a client that reads nothing, while events come
 // until the buffers between are full and the deadline of a write passes.
 func TestFollowStuckClient(t *testing.T) {
@@ -530,14 +543,7 @@ func TestFollowStuckClient(t *testing.T) {
 		handler.ServeHTTP(w, r)
 	}))
 	defer server.Close()
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /tools/execsnoop/events?follow HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
+	askAndStall(t, server, "/tools/execsnoop/events?follow")
 	large := execEvent("new", "1", strings.Repeat("x", 1<<20))
 	for {
 		select {
@@ -562,14 +568,7 @@ func TestTimely(t *testing.T) {
 		ended <- err
 	})))
 	defer server.Close()
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
+	askAndStall(t, server, "/")
 	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("to a client that reads nothing: %v", err)
 	}
